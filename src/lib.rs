@@ -1,0 +1,29 @@
+//! Lockstep: etcd's job as a deterministic, simulation-tested consensus engine.
+//!
+//! The direction of dependency is one way, top to bottom, and `tests/tidy.rs` enforces it:
+//!
+//! ```text
+//! server/   ctl/      the asynchronous shells: sockets, files, clocks, threads
+//! member/             one member as synchronous state machines: step(now, input) -> effects
+//! mvcc/               revisions, key index, views, the store on redb
+//! wal/                the write-ahead log
+//! ports/              Clock, Network, Disk: what a member asks of its world
+//! ```
+
+#[cfg(feature = "ctl")]
+pub mod ctl;
+pub mod member;
+pub mod mvcc;
+pub mod ports;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod wal;
+
+pub use lockstep_proto as proto;
+
+/// The etcd release whose API, errors and defaults this build answers with.
+pub const ETCD_VERSION: &str = "3.7.1";
+/// The cluster version a cluster of this build settles on.
+pub const CLUSTER_VERSION: &str = "3.7.0";
+/// Our own version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,3 @@
+//! Revisions, the key index, views, and the store on redb.
+
+pub mod read;

@@ -1,0 +1,4 @@
+//! Everything that is tested through the public surface: programs, sockets, files. One binary, so that it links once.
+
+#[path = "it/util/mod.rs"]
+mod util;

@@ -1,0 +1,4 @@
+//! What several test modules share.
+#![allow(dead_code)]
+
+pub mod oracle;
