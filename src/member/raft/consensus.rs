@@ -1,0 +1,559 @@
+//! The consensus machine: raft-rs driven by inputs, answering with effects.
+//!
+//! The order of promises is the heart of it. An effect that needs durable state (a vote, an acknowledgement of entries, a new
+//! leader's first message) is held until the [`Persist`] it rests on came back as [`Input::Persisted`]; a leader's appends leave
+//! while its own write is still under way (thesis 10.2.1). Persists are numbered, done in order, and there may be many
+//! in flight. `RawNode::advance` and `advance_append` are never called: they would mark all of those persisted.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use lockstep_proto::raftpb;
+use raft::eraftpb::{self, MessageType};
+use raft::{RawNode, ReadOnlyOption, StateRole};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use super::log::{Fetch, Log};
+pub use super::reads::ReadRequest;
+use super::reads::Reads;
+use super::stamp::{Stamp, Taken};
+use super::translate as tr;
+use crate::ports::clock::Instant;
+
+/// What does not change while a member lives.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub id: u64,
+    /// Ticks without a leader before an election; the draw is from `[election_ticks, 2 * election_ticks)`.
+    pub election_ticks: usize,
+    pub heartbeat_ticks: usize,
+    pub pre_vote: bool,
+    pub check_quorum: bool,
+    /// Bytes of entries kept in memory for followers; entries not yet applied are kept in any case.
+    pub log_cache_bytes: u64,
+    /// Entries kept in the log beyond what every member has.
+    pub log_slack_entries: u64,
+    /// This life of the member: durable, and greater than any before it.
+    pub epoch: u64,
+    /// Of the stream that election time-outs are drawn from.
+    pub seed: u64,
+}
+
+/// What the disk held at boot.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    pub hard_state: raftpb::HardState,
+    /// As of `applied`.
+    pub conf_state: raftpb::ConfState,
+    /// The store's durable consistent index.
+    pub applied: u64,
+    /// Index and term of the entry before the first one in the write-ahead log.
+    pub truncated: (u64, u64),
+    /// (first index, term) of each run of entries of one term in the write-ahead log.
+    pub term_runs: Vec<(u64, u64)>,
+    pub last_index: u64,
+    /// The newest entries: at least all above `applied`.
+    pub entries: Vec<raftpb::Entry>,
+}
+
+/// A request to put into the log. Answered by its entry being applied, or not at all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proposal {
+    /// A marshalled `InternalRaftRequest`.
+    pub data: Bytes,
+    /// Nobody waits for it after that.
+    pub expires: Instant,
+}
+
+/// What consensus is told.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// One heartbeat interval has passed.
+    Tick,
+    Message(raftpb::Message),
+    Propose(Proposal),
+    Read(ReadRequest),
+    /// The persist of this number, and every one before it, is durable.
+    Persisted(u64),
+    /// The apply machine is done up to here.
+    Applied(u64),
+    /// The store is durable up to here: the log below is not needed for a restart.
+    StoreDurable(u64),
+    /// The apply machine accepted this change of the membership.
+    ConfChange(raftpb::ConfChange),
+    Fetched {
+        id: u64,
+        entries: Vec<raftpb::Entry>,
+    },
+    Unreachable(u64),
+    /// Hand leadership to this member.
+    Transfer(u64),
+}
+
+/// What consensus asks of its host. To be carried out in the order given.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    Send(Vec<raftpb::Message>),
+    Persist(Persist),
+    /// Committed, for the apply machine.
+    Apply(Vec<raftpb::Entry>),
+    /// These reads may be served by a view that has applied up to `index`.
+    ReadReady { reads: Vec<ReadRequest>, index: u64 },
+    Fetch(Fetch),
+    /// No member needs the log up to `index`.
+    Release { index: u64 },
+    /// This member must stop: going on would break what it has promised.
+    Stop(String),
+}
+
+/// Write these to the log, in this order, and make them durable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Persist {
+    pub number: u64,
+    pub hard_state: raftpb::HardState,
+    pub entries: Vec<raftpb::Entry>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    #[default]
+    Follower,
+    PreCandidate,
+    Candidate,
+    Leader,
+}
+
+/// What anyone may want to know of a member's consensus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    pub id: u64,
+    pub term: u64,
+    pub vote: u64,
+    /// 0 when unknown.
+    pub leader: u64,
+    pub role: Role,
+    pub commit: u64,
+    pub applied: u64,
+    pub last_index: u64,
+    /// The follower that should take over, while leadership is handed over; 0 otherwise.
+    pub transferee: u64,
+}
+
+/// Bytes of proposals that go into one message.
+const PROPOSE_BYTES: usize = 4 << 20;
+const MAX_MESSAGE_BYTES: u64 = 1 << 20;
+const MAX_INFLIGHT_MESSAGES: usize = 512;
+
+/// See the head of this file.
+pub struct Consensus {
+    config: Config,
+    node: RawNode<Log>,
+    rng: ChaCha8Rng,
+    sequence: u64,
+    taken: Taken,
+    reads: Reads,
+    proposals: VecDeque<Proposal>,
+    /// Readies whose persist is under way, oldest first.
+    unpersisted: VecDeque<Held>,
+    /// The newest term and vote handed out to be persisted, and the number of that persist.
+    promised: (u64, u64),
+    promise_number: u64,
+    leader: u64,
+    applied: u64,
+    store_durable: u64,
+    /// The leader's word on what every member has.
+    replicated_everywhere: u64,
+    stopped: bool,
+}
+
+/// A ready that waits, with the messages that rest on it.
+struct Held {
+    number: u64,
+    /// Whether it wrote anything itself; if not, it is done when the one before it is.
+    writes: bool,
+    messages: Vec<raftpb::Message>,
+}
+
+impl Consensus {
+    pub fn new(config: Config, recovered: Recovered) -> Result<Consensus, String> {
+        assert!(config.id != 0 && config.epoch != 0, "a member has an id and an epoch");
+        let mut hard_state = tr::hard_state_in(&recovered.hard_state);
+        // A hard state that moves only the commit is not synced: what the store has applied was committed.
+        hard_state.commit = hard_state.commit.max(recovered.applied).max(recovered.truncated.0);
+        if hard_state.commit > recovered.last_index {
+            return Err(format!(
+                "the write-ahead log ends at entry {}, but entries up to {} were committed: the log was truncated or is another \
+                 member's; restore the member from a backup, or remove it from the cluster and add it again",
+                recovered.last_index, hard_state.commit
+            ));
+        }
+        let raft_config = raft::Config {
+            id: config.id,
+            election_tick: config.election_ticks,
+            heartbeat_tick: config.heartbeat_ticks,
+            applied: recovered.applied,
+            max_size_per_msg: MAX_MESSAGE_BYTES,
+            max_inflight_msgs: MAX_INFLIGHT_MESSAGES,
+            check_quorum: config.check_quorum,
+            pre_vote: config.pre_vote,
+            read_only_option: ReadOnlyOption::Safe,
+            batch_append: true,
+            ..Default::default()
+        };
+        let log = Log::new(
+            hard_state,
+            tr::conf_state_in(&recovered.conf_state),
+            recovered.truncated,
+            recovered.term_runs,
+            recovered.last_index,
+            recovered.entries.into_iter().map(tr::entry_in).collect(),
+            config.log_cache_bytes,
+        );
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&raft_config, log, &logger).map_err(|e| format!("raft refuses the state on disk: {e}"))?;
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        rng.set_stream(config.id);
+        let mut consensus = Consensus {
+            node,
+            rng,
+            sequence: 0,
+            taken: Taken::default(),
+            reads: Reads::default(),
+            proposals: VecDeque::new(),
+            unpersisted: VecDeque::new(),
+            promised: (recovered.hard_state.term(), recovered.hard_state.vote()),
+            promise_number: 0,
+            leader: 0,
+            applied: recovered.applied,
+            store_durable: recovered.applied,
+            replicated_everywhere: 0,
+            stopped: false,
+            config,
+        };
+        consensus.draw_election_timeout();
+        Ok(consensus)
+    }
+
+    /// Takes inputs in order and returns what follows from them, in order.
+    pub fn step(&mut self, now: Instant, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for input in inputs {
+            if self.stopped {
+                return effects;
+            }
+            self.take(now, input, &mut effects);
+        }
+        self.propose(now);
+        self.start_read_round();
+        self.handle_readies(&mut effects);
+        effects
+    }
+
+    pub fn status(&self) -> Status {
+        let raft = &self.node.raft;
+        Status {
+            id: self.config.id,
+            term: raft.term,
+            vote: raft.vote,
+            leader: raft.leader_id,
+            role: match raft.state {
+                StateRole::Follower => Role::Follower,
+                StateRole::PreCandidate => Role::PreCandidate,
+                StateRole::Candidate => Role::Candidate,
+                StateRole::Leader => Role::Leader,
+            },
+            commit: raft.raft_log.committed,
+            applied: self.applied,
+            last_index: raft.raft_log.last_index(),
+            transferee: raft.lead_transferee.unwrap_or(0),
+        }
+    }
+
+    /// The term of a log entry, where it is still known.
+    pub fn term_at(&self, index: u64) -> Option<u64> {
+        self.node.raft.raft_log.term(index).ok()
+    }
+
+    /// The voters and learners that consensus counts with.
+    pub fn voters(&self) -> Vec<u64> {
+        let mut ids: Vec<u64> = self.node.raft.prs().conf().voters().ids().iter().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn take(&mut self, now: Instant, input: Input, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Tick => self.tick(now),
+            Input::Message(message) => self.receive(message, effects),
+            Input::Propose(proposal) => self.proposals.push_back(proposal),
+            Input::Read(read) => self.reads.push(read),
+            Input::Persisted(number) => self.persisted(number, effects),
+            Input::Applied(index) => {
+                assert!(index >= self.applied, "applied goes back from {} to {index}", self.applied);
+                self.applied = index;
+                self.node.advance_apply_to(index);
+                self.node.mut_store().evict(index);
+            }
+            Input::StoreDurable(index) => {
+                self.store_durable = index;
+                self.release(effects);
+            }
+            Input::ConfChange(change) => {
+                if let Some(change) = tr::conf_change_in(&change) {
+                    self.node.apply_conf_change(&change).expect("a change that apply accepted is one raft can make");
+                }
+            }
+            Input::Fetched { id, entries } => {
+                let entries = entries.into_iter().map(tr::entry_in).collect();
+                if let Some(context) = self.node.mut_store().fetched(id, entries) {
+                    self.node.on_entries_fetched(context);
+                    self.node.mut_store().drop_fetched();
+                }
+            }
+            Input::Unreachable(peer) => self.node.report_unreachable(peer),
+            Input::Transfer(to) => self.node.transfer_leader(to),
+        }
+        self.after_raft();
+    }
+
+    fn tick(&mut self, now: Instant) {
+        // raft-rs asserts that a sole voter which campaigns has persisted its whole log.
+        let raft = &self.node.raft;
+        let unpersisted = raft.raft_log.persisted < raft.raft_log.last_index();
+        if !(raft.prs().is_singleton() && raft.state != StateRole::Leader && unpersisted) {
+            self.node.tick();
+        }
+        let patience_ticks = (self.config.election_ticks / 2).max(1) as u64;
+        self.reads.tick(now, patience_ticks);
+        self.proposals.retain(|p| p.expires > now);
+    }
+
+    fn receive(&mut self, message: raftpb::Message, effects: &mut Vec<Effect>) {
+        let Ok(inbound) = tr::message_in(message.clone()) else { return };
+        match inbound.get_msg_type() {
+            MessageType::MsgPropose if !self.take_stamp(&inbound.context) => return,
+            MessageType::MsgReadIndex => {
+                let [entry] = inbound.get_entries() else { return };
+                if !self.take_stamp(&entry.data) {
+                    return;
+                }
+            }
+            // raft-rs panics on a malformed one.
+            MessageType::MsgReadIndexResp if inbound.entries.len() != 1 => return,
+            // Peers of this version send none, and a stray one would replace the log.
+            MessageType::MsgSnapshot => return,
+            MessageType::MsgHeartbeat
+                if inbound.term >= self.node.raft.term && inbound.commit > self.node.raft.raft_log.last_index() =>
+            {
+                self.stop(
+                    format!(
+                        "leader {:x} says that this member has acknowledged entry {}, but its log ends at {}: was the data \
+                         directory truncated, lost or restored from an old copy? remove the member from the cluster and add \
+                         it again",
+                        inbound.from,
+                        inbound.commit,
+                        self.node.raft.raft_log.last_index()
+                    ),
+                    effects,
+                );
+                return;
+            }
+            _ => {}
+        }
+        if inbound.term == self.node.raft.term
+            && matches!(inbound.get_msg_type(), MessageType::MsgHeartbeat | MessageType::MsgAppend)
+        {
+            self.replicated_everywhere = self.replicated_everywhere.max(message.release_index());
+        }
+        // An error here is a message that raft has no use for (from a removed member, say).
+        let _ = self.node.step(inbound);
+    }
+
+    /// Whether this request is to be taken: not a repeated one. Foreign contexts carry no stamp and pass.
+    fn take_stamp(&mut self, bytes: &[u8]) -> bool {
+        Stamp::decode(bytes).is_none_or(|stamp| self.taken.take(stamp))
+    }
+
+    fn stamp(&mut self) -> Stamp {
+        self.sequence += 1;
+        Stamp { member: self.config.id, epoch: self.config.epoch, sequence: self.sequence }
+    }
+
+    /// Puts all waiting proposals into the log, or forwards them, in as few messages as can be. Without a leader they wait.
+    fn propose(&mut self, now: Instant) {
+        while !self.proposals.is_empty() && self.node.raft.leader_id != 0 && !self.stopped {
+            let mut bytes = 0;
+            let mut count = 0;
+            let mut message = eraftpb::Message::default();
+            for proposal in &self.proposals {
+                bytes += proposal.data.len();
+                if count > 0 && bytes > PROPOSE_BYTES {
+                    break;
+                }
+                count += 1;
+                message.entries.push(eraftpb::Entry { data: proposal.data.clone(), ..Default::default() });
+            }
+            message.set_msg_type(MessageType::MsgPropose);
+            message.from = self.config.id;
+            message.context = self.stamp().encode();
+            if self.node.raft.step(message).is_err() {
+                // No leader after all, or leadership is being handed over: they wait for the next one.
+                self.proposals.retain(|p| p.expires > now);
+                break;
+            }
+            self.proposals.drain(..count);
+        }
+        self.after_raft();
+    }
+
+    fn start_read_round(&mut self) {
+        let raft = &self.node.raft;
+        let can_serve = raft.leader_id != 0 && (raft.state != StateRole::Leader || raft.commit_to_current_term());
+        if !can_serve || self.stopped {
+            return;
+        }
+        let next = self.sequence + 1;
+        if let Some(sequence) = self.reads.start_round(|| next) {
+            let stamp = self.stamp();
+            assert_eq!(stamp.sequence, sequence);
+            self.node.read_index(stamp.encode().to_vec());
+            self.after_raft();
+        }
+    }
+
+    /// What must follow every call into raft: it may have reset its election timer from a generator that is not ours, and
+    /// the leader may have changed.
+    fn after_raft(&mut self) {
+        if self.node.raft.election_elapsed == 0 {
+            self.draw_election_timeout();
+        }
+        if self.node.raft.leader_id != self.leader {
+            self.leader = self.node.raft.leader_id;
+            self.reads.restart();
+        }
+    }
+
+    fn draw_election_timeout(&mut self) {
+        let ticks = self.config.election_ticks as u64;
+        let draw = ticks + self.rng.next_u64() % ticks;
+        self.node.raft.set_randomized_election_timeout(draw as usize);
+    }
+
+    fn handle_readies(&mut self, effects: &mut Vec<Effect>) {
+        while self.node.has_ready() && !self.stopped {
+            let mut ready = self.node.ready();
+            let number = ready.number();
+            if let Some(state) = ready.hs()
+                && self.promised != (state.term, state.vote)
+            {
+                self.promised = (state.term, state.vote);
+                self.promise_number = number;
+            }
+            // A leader's messages leave before its own write is durable, unless they rest on a new term or vote.
+            let promise_is_durable =
+                self.promise_number < number && self.unpersisted.front().is_none_or(|h| h.number > self.promise_number);
+            let mut at_once = self.outbound(&ready.take_messages());
+            let mut held = self.outbound(ready.persisted_messages());
+            if !promise_is_durable {
+                held.splice(0..0, std::mem::take(&mut at_once));
+            }
+            if !at_once.is_empty() {
+                effects.push(Effect::Send(at_once));
+            }
+            for state in ready.take_read_states() {
+                let stamp = Stamp::decode(&state.request_ctx).expect("every round of ours is stamped");
+                let reads = self.reads.finish(stamp.sequence);
+                if !reads.is_empty() {
+                    effects.push(Effect::ReadReady { reads, index: state.index });
+                }
+            }
+            let writes = ready.must_sync();
+            if writes {
+                let entries = ready.entries();
+                self.node.mut_store().append(entries);
+                let hard_state = tr::hard_state_out(&self.node.raft.hard_state());
+                let entries = entries.iter().map(tr::entry_out).collect();
+                effects.push(Effect::Persist(Persist { number, hard_state, entries }));
+            }
+            let committed = ready.take_committed_entries();
+            if !committed.is_empty() {
+                effects.push(Effect::Apply(committed.iter().map(tr::entry_out).collect()));
+            }
+            self.node.advance_append_async(ready);
+            if writes || !self.unpersisted.is_empty() {
+                self.unpersisted.push_back(Held { number, writes, messages: held });
+            } else {
+                self.node.on_persist_ready(number);
+                if !held.is_empty() {
+                    effects.push(Effect::Send(held));
+                }
+            }
+            self.after_raft();
+        }
+        for fetch in self.node.mut_store().take_fetches() {
+            effects.push(Effect::Fetch(fetch));
+        }
+    }
+
+    fn persisted(&mut self, number: u64, effects: &mut Vec<Effect>) {
+        let mut done = 0;
+        let mut messages = Vec::new();
+        while self.unpersisted.front().is_some_and(|held| held.number <= number || !held.writes) {
+            let held = self.unpersisted.pop_front().expect("checked");
+            done = held.number;
+            messages.extend(held.messages);
+        }
+        if done > 0 {
+            self.node.on_persist_ready(done);
+        }
+        if !messages.is_empty() {
+            effects.push(Effect::Send(messages));
+        }
+        self.release(effects);
+    }
+
+    fn outbound(&mut self, messages: &[eraftpb::Message]) -> Vec<raftpb::Message> {
+        let release = self.leader_release();
+        messages
+            .iter()
+            .map(|message| {
+                let mut out = tr::message_out(message);
+                if matches!(message.get_msg_type(), MessageType::MsgHeartbeat | MessageType::MsgAppend) {
+                    out.release_index = release;
+                }
+                out
+            })
+            .collect()
+    }
+
+    /// As the leader: the last entry that every member has. `None` for others.
+    fn leader_release(&self) -> Option<u64> {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            return None;
+        }
+        raft.prs().iter().map(|(_, progress)| progress.matched).min().filter(|index| *index > 0)
+    }
+
+    /// The log below what every member has and the store holds durably is of no more use.
+    fn release(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(index) = self.leader_release() {
+            self.replicated_everywhere = self.replicated_everywhere.max(index);
+        }
+        let needed = self.replicated_everywhere.min(self.store_durable).min(self.applied);
+        let index = needed.saturating_sub(self.config.log_slack_entries);
+        let log = self.node.mut_store();
+        // In steps, so that it costs nothing a message.
+        let step = (self.config.log_slack_entries / 4).max(1);
+        if index >= log.released() + step && index <= log.last() {
+            log.release(index);
+            effects.push(Effect::Release { index });
+        }
+    }
+
+    fn stop(&mut self, reason: String, effects: &mut Vec<Effect>) {
+        self.stopped = true;
+        effects.push(Effect::Stop(reason));
+    }
+}
