@@ -8,4 +8,6 @@
 //! Nothing here may wait, spawn, read a clock, open a file or socket, or draw a random number that was not seeded.
 
 pub mod apply;
+pub mod boot;
+pub mod membership;
 pub mod raft;

@@ -8,6 +8,6 @@
 use lockstep_proto::raftpb;
 
 /// Sends raft messages to other members. Never waits: what cannot be sent now is dropped, and raft sends it again.
-pub trait Network {
+pub trait Network: Send + Sync {
     fn send(&self, messages: Vec<raftpb::Message>);
 }

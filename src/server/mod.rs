@@ -1,1 +1,4 @@
-//! (in the making)
+//! The asynchronous shell: drives one member with a real clock, real sockets and real files.
+
+pub mod host;
+pub mod node;

@@ -71,7 +71,7 @@ pub struct Proposal {
 pub enum Input {
     /// One heartbeat interval has passed.
     Tick,
-    Message(raftpb::Message),
+    Message(Box<raftpb::Message>),
     Propose(Proposal),
     Read(ReadRequest),
     /// The persist of this number, and every one before it, is durable.
@@ -285,7 +285,7 @@ impl Consensus {
     fn take(&mut self, now: Instant, input: Input, effects: &mut Vec<Effect>) {
         match input {
             Input::Tick => self.tick(now),
-            Input::Message(message) => self.receive(message, effects),
+            Input::Message(message) => self.receive(*message, effects),
             Input::Propose(proposal) => self.proposals.push_back(proposal),
             Input::Read(read) => self.reads.push(read),
             Input::Persisted(number) => self.persisted(number, effects),

@@ -1,0 +1,302 @@
+//! [`Applier`]: the machine itself. What a request means is in the files beside this one.
+
+use std::sync::Arc;
+
+use lockstep_proto::etcdserverpb::{self as pb, InternalRaftRequest};
+use lockstep_proto::raftpb;
+use prost::Message;
+
+use super::kv;
+use crate::member::error::EtcdError;
+use crate::member::membership::Membership;
+use crate::mvcc::read::{Error as StoreError, Write};
+use crate::mvcc::{Batch, Bucket, Committed, CompactProgress, Store, View};
+
+/// What the apply machine is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Committed entries, in order, without gaps.
+    Entries(Vec<raftpb::Entry>),
+    /// Time to make durable what has been applied since the last commit.
+    Commit,
+    /// The backend is done with the batch of the last [`Effect::Commit`].
+    Committed(Committed),
+    /// Do a bounded piece of the compaction that is under way.
+    CompactStep,
+}
+
+/// What the apply machine asks of its host, to be carried out in the order given.
+#[derive(Debug)]
+pub enum Effect {
+    /// Readers get this view from now on.
+    Publish(Arc<View>),
+    /// Everything up to here is applied and visible.
+    Applied { index: u64, term: u64 },
+    /// For consensus, before `Applied`.
+    ConfChange(raftpb::ConfChange),
+    /// Members, their addresses, or the cluster version changed.
+    Membership(Arc<Membership>),
+    /// For whoever waits for the request of this id; others drop it.
+    Reply(Reply),
+    /// For the backend to commit durably; answered by [`Input::Committed`].
+    Commit(Arc<Batch>),
+    /// The store is durable up to this index: a restart needs no entry at or below it.
+    StoreDurable(u64),
+    /// Send [`Input::CompactStep`] after a pause.
+    Compacting,
+    /// This member must stop.
+    Stop(String),
+}
+
+/// The answer to one request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    pub id: u64,
+    pub result: Result<Response, EtcdError>,
+}
+
+/// Headers carry the revision only; ids and term are for whoever sends it on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Response {
+    Range(pb::RangeResponse),
+    Put(pb::PutResponse),
+    DeleteRange(pb::DeleteRangeResponse),
+    Txn(pb::TxnResponse),
+    Compaction(pb::CompactionResponse),
+    /// Done, and there is nothing to say.
+    Empty,
+}
+
+/// Revisions whose history one [`Input::CompactStep`] works through.
+const COMPACT_REVISIONS: usize = 1_000;
+/// Operations after which a batch is committed without waiting for the timer.
+const BATCH_OPERATIONS: usize = 10_000;
+
+/// See the head of this folder.
+pub struct Applier {
+    store: Store,
+    membership: Arc<Membership>,
+    applied: u64,
+    applied_term: u64,
+    /// Physical compactions that wait for their deletions.
+    compacting: Vec<Reply>,
+    /// A compaction is under way and a step has been asked for.
+    compact_step_due: bool,
+    stopped: bool,
+}
+
+impl Applier {
+    /// `store` as the disk held it.
+    pub fn new(store: Store) -> Result<Applier, StoreError> {
+        let membership = Arc::new(Membership::load(&store)?);
+        let applied = store.consistent_index();
+        Ok(Applier {
+            store,
+            membership,
+            applied,
+            applied_term: 0,
+            compacting: Vec::new(),
+            compact_step_due: false,
+            stopped: false,
+        })
+    }
+
+    /// The first effects of a life: the view to start with, and a compaction that a crash interrupted.
+    pub fn start(&mut self) -> Vec<Effect> {
+        let mut effects = vec![
+            Effect::Publish(self.store.publish(self.applied)),
+            Effect::Membership(self.membership.clone()),
+        ];
+        self.ask_for_compact_step(&mut effects);
+        effects
+    }
+
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    pub fn membership(&self) -> &Arc<Membership> {
+        &self.membership
+    }
+
+    /// Takes inputs in order and returns what follows from them, in order.
+    pub fn step(&mut self, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+        let mut step = Step::default();
+        for input in inputs {
+            if self.stopped {
+                break;
+            }
+            if let Err(error) = self.take(input, &mut step) {
+                self.stopped = true;
+                step.after.push(Effect::Stop(format!("applying the log: {error}")));
+            }
+        }
+        self.finish(step)
+    }
+
+    fn take(&mut self, input: Input, step: &mut Step) -> Result<(), StoreError> {
+        match input {
+            Input::Entries(entries) => {
+                for entry in entries {
+                    self.apply(entry, step)?;
+                }
+                if self.store.pending_ops() >= BATCH_OPERATIONS {
+                    self.commit(step);
+                }
+            }
+            Input::Commit => self.commit(step),
+            Input::Committed(done) => {
+                self.store.committed(done);
+                step.after.push(Effect::StoreDurable(self.store.durable_index()));
+                step.visible = true;
+            }
+            Input::CompactStep => {
+                self.compact_step_due = false;
+                if let CompactProgress::Done(_) = self.store.compact_step(COMPACT_REVISIONS)? {
+                    step.after.extend(std::mem::take(&mut self.compacting).into_iter().map(Effect::Reply));
+                }
+                step.visible = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: raftpb::Entry, step: &mut Step) -> Result<(), StoreError> {
+        let index = entry.index();
+        assert_eq!(index, self.applied + 1, "committed entries come without gaps");
+        match entry.r#type() {
+            raftpb::EntryType::EntryNormal => {
+                let data = entry.data.as_deref().unwrap_or_default();
+                // An empty entry is a new leader's first; what cannot be read is the same nothing on every member.
+                if let Ok(request) = InternalRaftRequest::decode(data)
+                    && !data.is_empty()
+                {
+                    self.apply_request(request, step)?;
+                }
+            }
+            raftpb::EntryType::EntryConfChange => {
+                let data = entry.data.as_deref().unwrap_or_default();
+                if let Ok(change) = raftpb::ConfChange::decode(data)
+                    && self.change_membership(|m, store| m.apply_conf_change(store, &change), step)
+                {
+                    let conf_state = self.membership.conf_state();
+                    let json = serde_json::json!({ "voters": conf_state.voters, "learners": conf_state.learners, "auto_leave": false });
+                    self.store.bucket_put(Bucket::Meta, CONF_STATE_KEY, json.to_string().as_bytes());
+                    step.conf_changes.push(Effect::ConfChange(change));
+                }
+            }
+            raftpb::EntryType::EntryConfChangeV2 => {}
+        }
+        self.store.set_consistent_index(index, entry.term());
+        self.applied = index;
+        self.applied_term = entry.term();
+        step.visible = true;
+        step.applied = true;
+        Ok(())
+    }
+
+    fn apply_request(&mut self, request: InternalRaftRequest, step: &mut Step) -> Result<(), StoreError> {
+        let id = request.header.as_ref().map_or(0, |h| h.id).max(request.id);
+        let no_lease = |_: i64| false;
+        let result = if let Some(put) = &request.put {
+            kv::put(&mut self.store.write(), put, &no_lease).map(Response::Put)
+        } else if let Some(range) = &request.range {
+            kv::range(&self.store.write(), range).map(Response::Range)
+        } else if let Some(delete) = &request.delete_range {
+            kv::delete_range(&mut self.store.write(), delete).map(Response::DeleteRange)
+        } else if let Some(txn) = &request.txn {
+            kv::txn(&mut self.store.write(), txn, &no_lease).map(Response::Txn)
+        } else if let Some(compaction) = &request.compaction {
+            match self.compact(compaction, id, step) {
+                Some(result) => result.map(Response::Compaction),
+                None => return Ok(()),
+            }
+        } else if let Some(set) = &request.cluster_member_attr_set {
+            let attributes = set.member_attributes.clone().unwrap_or_default();
+            self.change_membership(|m, store| { m.set_attributes(store, set.member_id, &attributes); true }, step);
+            Ok(Response::Empty)
+        } else if let Some(set) = &request.cluster_version_set {
+            self.change_membership(|m, store| { m.set_version(store, &set.ver); true }, step);
+            Ok(Response::Empty)
+        } else {
+            Err(kv::KvError::Refused(EtcdError::NotCapable))
+        };
+        let result = match result {
+            Ok(response) => Ok(response),
+            Err(kv::KvError::Refused(error)) => Err(error),
+            Err(kv::KvError::Storage(error)) => return Err(StoreError::Storage(error)),
+        };
+        step.after.push(Effect::Reply(Reply { id, result }));
+        Ok(())
+    }
+
+    /// `None` when the answer waits for the deletions.
+    fn compact(
+        &mut self,
+        request: &pb::CompactionRequest,
+        id: u64,
+        step: &mut Step,
+    ) -> Option<Result<pb::CompactionResponse, kv::KvError>> {
+        if let Err(error) = self.store.compact(request.revision) {
+            return Some(Err(error.into()));
+        }
+        let header = pb::ResponseHeader { revision: self.store.revision(), ..Default::default() };
+        let response = pb::CompactionResponse { header: Some(header) };
+        if request.physical {
+            self.compacting.push(Reply { id, result: Ok(Response::Compaction(response)) });
+            return None;
+        }
+        Some(Ok(response))
+    }
+
+    fn change_membership(
+        &mut self,
+        change: impl FnOnce(&mut Membership, &mut Store) -> bool,
+        step: &mut Step,
+    ) -> bool {
+        let changed = change(Arc::make_mut(&mut self.membership), &mut self.store);
+        if changed {
+            step.after.push(Effect::Membership(self.membership.clone()));
+        }
+        changed
+    }
+
+    fn commit(&mut self, step: &mut Step) {
+        if !self.store.is_committing()
+            && let Some(batch) = self.store.seal()
+        {
+            step.after.push(Effect::Commit(batch));
+        }
+    }
+
+    fn ask_for_compact_step(&mut self, effects: &mut Vec<Effect>) {
+        if !self.compact_step_due && self.store.is_compacting() {
+            self.compact_step_due = true;
+            effects.push(Effect::Compacting);
+        }
+    }
+
+    fn finish(&mut self, step: Step) -> Vec<Effect> {
+        let mut effects = Vec::with_capacity(step.after.len() + 3);
+        if step.visible {
+            effects.push(Effect::Publish(self.store.publish(self.applied)));
+        }
+        let applied = step.applied.then_some(Effect::Applied { index: self.applied, term: self.applied_term });
+        effects.extend(step.conf_changes);
+        effects.extend(applied);
+        effects.extend(step.after);
+        self.ask_for_compact_step(&mut effects);
+        effects
+    }
+}
+
+const CONF_STATE_KEY: &[u8] = b"confState";
+
+/// What one call of [`Applier::step`] has gathered.
+#[derive(Default)]
+struct Step {
+    visible: bool,
+    applied: bool,
+    conf_changes: Vec<Effect>,
+    after: Vec<Effect>,
+}

@@ -1,0 +1,197 @@
+//! From a disk to a running member: the same steps in production and in the simulator.
+//!
+//! The order matters. The boot epoch is durable before the first message can leave, so a stamp is never used twice; the store
+//! decides where applying goes on, and the write-ahead log must reach at least that far: one that ends before is not a torn tail,
+//! it is a lost or foreign log, and the member refuses to start.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lockstep_proto::raftpb;
+use prost::Message;
+
+use super::apply::Applier;
+use super::membership::Member;
+use super::raft::{Consensus, Recovered};
+use crate::mvcc::{self, Backend, Store};
+use crate::ports::disk::Disk;
+use crate::wal::{self, Wal};
+
+/// Where things lie below the disk's root.
+pub const SNAP_DIR: &str = "member/snap";
+pub const STORE_PATH: &str = "member/snap/db";
+pub const WAL_DIR: &str = "member/wal";
+
+/// How to boot. Ids and members count only on the first boot; later the disk knows better.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub member_id: u64,
+    pub cluster_id: u64,
+    /// The members that found the cluster, this one among them.
+    pub founders: Vec<Member>,
+    pub wal_dir: String,
+    pub wal: wal::Options,
+    pub store: mvcc::Options,
+    pub raft: RaftConfig,
+}
+
+/// The part of consensus's configuration that is not found out at boot.
+#[derive(Clone, Debug)]
+pub struct RaftConfig {
+    pub election_ticks: usize,
+    pub heartbeat_ticks: usize,
+    pub pre_vote: bool,
+    pub check_quorum: bool,
+    pub log_cache_bytes: u64,
+    pub log_slack_entries: u64,
+    pub seed: u64,
+}
+
+/// A member, ready to be driven.
+pub struct Booted {
+    pub member_id: u64,
+    pub cluster_id: u64,
+    pub epoch: u64,
+    /// Whether this boot founded the member, rather than finding it on disk.
+    pub is_new: bool,
+    /// What was cut off a torn tail of the log.
+    pub repaired: Option<String>,
+    pub consensus: Consensus,
+    pub applier: Applier,
+    pub wal: Wal,
+    pub backend: Backend,
+}
+
+/// Why a member does not start. Each names the thing and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Wal(#[from] wal::Error),
+    #[error(transparent)]
+    Store(#[from] mvcc::OpenError),
+    #[error("reading the store: {0}")]
+    Read(#[from] mvcc::read::Error),
+    #[error("preparing the data directory: {0}")]
+    Io(#[from] std::io::Error),
+    #[error(
+        "{STORE_PATH} exists, but there is no write-ahead log in {0}: the log was lost or --wal-dir points elsewhere; bring it back, or \
+         restore the member from a backup"
+    )]
+    LogMissing(String),
+    #[error(
+        "the write-ahead log ends at entry {last}, but the store holds what entry {applied} did: the log was truncated or belongs to \
+         another member; restore the member from a backup, or remove it from the cluster and add it again"
+    )]
+    LogTooShort { last: u64, applied: u64 },
+    #[error(
+        "the write-ahead log begins after entry {first}, but the store holds only what entry {applied} did: the store was lost or is an \
+         old copy; restore the member from a backup, or remove it from the cluster and add it again"
+    )]
+    LogTooLate { first: u64, applied: u64 },
+    #[error("{0}")]
+    Raft(String),
+}
+
+/// Boots the member that lies on `disk`, or founds it.
+/// `wal_disk` is the same disk unless the log lies elsewhere.
+pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Result<Booted, Error> {
+    disk.create_dir_all(SNAP_DIR)?;
+    let is_new = !Wal::exists(&*wal_disk, &config.wal_dir)?;
+    if is_new {
+        if disk.exists(STORE_PATH)? && mvcc::holds_data(disk.clone(), STORE_PATH, config.store)? {
+            return Err(Error::LogMissing(config.wal_dir.clone()));
+        }
+        wal_disk.create_dir_all(&config.wal_dir)?;
+        let metadata = wal::Metadata { member_id: config.member_id, cluster_id: config.cluster_id };
+        drop(Wal::create(wal_disk.clone(), &config.wal_dir, metadata, config.wal.clone())?);
+    }
+    let (store, backend) = Store::open(disk, STORE_PATH, config.store)?;
+    let applied = store.durable_index();
+    let (mut wal, mut log) = Wal::open(wal_disk, &config.wal_dir, config.wal.clone(), applied + 1)?;
+    if wal.last_index() == 0 && applied == 0 {
+        // A first boot, or one that crashed before it got here.
+        found(&mut wal, &config.founders)?;
+        log.hard_state = founding_state(&config.founders);
+        log.entries = founding_entries(&config.founders);
+        log.term_runs = vec![(1, 1)];
+    }
+    let epoch = log.epoch + 1;
+    wal.append_epoch(epoch)?;
+    wal.sync()?;
+
+    let last = wal.last_index();
+    if last < applied {
+        return Err(Error::LogTooShort { last, applied });
+    }
+    let first = wal.first_index();
+    if first > applied + 1 {
+        return Err(Error::LogTooLate { first, applied });
+    }
+    let applier = Applier::new(store)?;
+    let recovered = Recovered {
+        hard_state: log.hard_state,
+        conf_state: if applied == 0 { Default::default() } else { applier.membership().conf_state() },
+        applied,
+        truncated: log.truncated,
+        term_runs: log.term_runs,
+        last_index: last,
+        entries: log.entries,
+    };
+    let member_id = log.metadata.member_id;
+    let raft = super::raft::Config {
+        id: member_id,
+        election_ticks: config.raft.election_ticks,
+        heartbeat_ticks: config.raft.heartbeat_ticks,
+        pre_vote: config.raft.pre_vote,
+        check_quorum: config.raft.check_quorum,
+        log_cache_bytes: config.raft.log_cache_bytes,
+        log_slack_entries: config.raft.log_slack_entries,
+        epoch,
+        seed: config.raft.seed,
+    };
+    let consensus = Consensus::new(raft, recovered).map_err(Error::Raft)?;
+    Ok(Booted {
+        member_id,
+        cluster_id: log.metadata.cluster_id,
+        epoch,
+        is_new,
+        repaired: log.repaired,
+        consensus,
+        applier,
+        wal,
+        backend,
+    })
+}
+
+/// The log of a new cluster begins with the founders' conf changes, committed in term 1, the same on every founder.
+fn found(wal: &mut Wal, founders: &[Member]) -> Result<(), wal::Error> {
+    wal.append(Some(&founding_state(founders)), &founding_entries(founders))?;
+    wal.sync()
+}
+
+fn founding_state(founders: &[Member]) -> raftpb::HardState {
+    raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(founders.len() as u64) }
+}
+
+fn founding_entries(founders: &[Member]) -> Vec<raftpb::Entry> {
+    let mut sorted: Vec<&Member> = founders.iter().collect();
+    sorted.sort_by_key(|m| m.id);
+    sorted
+        .into_iter()
+        .zip(1..)
+        .map(|(member, index)| {
+            let change = raftpb::ConfChange {
+                id: None,
+                r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode as i32),
+                node_id: Some(member.id),
+                context: Some(Bytes::from(member.to_json())),
+            };
+            raftpb::Entry {
+                r#type: Some(raftpb::EntryType::EntryConfChange as i32),
+                term: Some(1),
+                index: Some(index),
+                data: Some(change.encode_to_vec().into()),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,125 @@
+//! `etcdserverpb.KV`: reads from a view, writes through the log.
+
+use std::sync::Arc;
+
+use lockstep_proto::etcdserverpb::{self as pb, InternalRaftRequest, kv_server};
+use tonic::{Request, Response, Status};
+
+use super::{status, status_not_yet, store_status};
+use crate::member::apply::{Response as Applied, kv};
+use crate::member::check::{self, Limits};
+use crate::member::error::EtcdError;
+use crate::mvcc::View;
+use crate::server::node::{Consistency, Node};
+
+pub struct Kv {
+    pub node: Arc<Node>,
+    pub limits: Limits,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl kv_server::Kv for Kv {
+    async fn range(&self, request: Request<pb::RangeRequest>) -> Answer<pb::RangeResponse> {
+        self.node.admit(&request)?;
+        let request = request.into_inner();
+        check::range(&request).map_err(status)?;
+        let view = self.view(request.serializable).await?;
+        let answer = if request.range_end.is_empty() {
+            kv::range(&*view, &request)
+        } else {
+            // May be long: other requests of this worker go on elsewhere meanwhile.
+            tokio::task::block_in_place(|| kv::range(&*view, &request))
+        };
+        let mut response = answer.map_err(kv_status)?;
+        self.node.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    type RangeStreamStream = tokio_stream::Empty<Result<pb::RangeStreamResponse, Status>>;
+
+    async fn range_stream(&self, _: Request<pb::RangeRequest>) -> Answer<Self::RangeStreamStream> {
+        Err(status_not_yet("RangeStream"))
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutResponse> {
+        self.node.admit(&request)?;
+        let put = request.into_inner();
+        check::put(&put).map_err(status)?;
+        match self.propose(InternalRaftRequest { put: Some(put), ..Default::default() }).await? {
+            Applied::Put(mut response) => {
+                self.node.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn delete_range(&self, request: Request<pb::DeleteRangeRequest>) -> Answer<pb::DeleteRangeResponse> {
+        self.node.admit(&request)?;
+        let delete_range = request.into_inner();
+        check::delete_range(&delete_range).map_err(status)?;
+        let request = InternalRaftRequest { delete_range: Some(delete_range), ..Default::default() };
+        match self.propose(request).await? {
+            Applied::DeleteRange(mut response) => {
+                self.node.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn txn(&self, request: Request<pb::TxnRequest>) -> Answer<pb::TxnResponse> {
+        self.node.admit(&request)?;
+        let txn = request.into_inner();
+        check::txn(&txn, self.limits).map_err(status)?;
+        let mut response = if check::is_read_only(&txn) {
+            let view = self.view(check::is_serializable(&txn)).await?;
+            tokio::task::block_in_place(|| kv::read_txn(&*view, &txn)).map_err(kv_status)?
+        } else {
+            match self.propose(InternalRaftRequest { txn: Some(txn), ..Default::default() }).await? {
+                Applied::Txn(response) => response,
+                other => return Err(unexpected(other)),
+            }
+        };
+        self.node.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn compact(&self, request: Request<pb::CompactionRequest>) -> Answer<pb::CompactionResponse> {
+        self.node.admit(&request)?;
+        let compaction = Some(request.into_inner());
+        match self.propose(InternalRaftRequest { compaction, ..Default::default() }).await? {
+            Applied::Compaction(mut response) => {
+                self.node.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+impl Kv {
+    async fn view(&self, serializable: bool) -> Result<Arc<View>, Status> {
+        let consistency = if serializable { Consistency::Serializable } else { Consistency::Linearizable };
+        self.node.view(consistency).await.map_err(status)
+    }
+
+    async fn propose(&self, request: InternalRaftRequest) -> Result<Applied, Status> {
+        self.node.propose(request).await.map_err(status)
+    }
+}
+
+fn kv_status(error: kv::KvError) -> Status {
+    match error {
+        kv::KvError::Refused(error) => status(error),
+        kv::KvError::Storage(error) => store_status(crate::mvcc::read::Error::Storage(error)),
+    }
+}
+
+/// The log answered another request: a bug, and the member says so rather than inventing an answer.
+fn unexpected(response: Applied) -> Status {
+    let _ = EtcdError::Stopped;
+    Status::internal(format!("the log answered with {response:?}"))
+}

@@ -1,0 +1,87 @@
+//! etcd's gRPC services, one file each. A service checks a request, asks the [`Node`], and fills the header; it decides nothing
+//! else.
+
+mod cluster;
+mod kv;
+mod maintenance;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use lockstep_proto::etcdserverpb::{
+    self as pb, cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
+};
+use tonic::{Code, Request, Status};
+
+use super::node::Node;
+use crate::member::check::Limits;
+use crate::member::error::EtcdError;
+use crate::mvcc::read::Error as StoreError;
+
+/// What gRPC adds to a request of the permitted size.
+const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// All services, for the client listeners.
+pub fn router(node: Arc<Node>, limits: Limits) -> Router {
+    let max_request = node.max_request_bytes.saturating_add(GRPC_OVERHEAD_BYTES);
+    macro_rules! serve {
+        ($server:ident, $service:expr) => {
+            $server::new($service).max_decoding_message_size(max_request).max_encoding_message_size(i32::MAX as usize)
+        };
+    }
+    tonic::service::Routes::new(serve!(KvServer, kv::Kv { node: node.clone(), limits }))
+        .add_service(serve!(ClusterServer, cluster::Cluster { node: node.clone() }))
+        .add_service(serve!(MaintenanceServer, maintenance::Maintenance { node }))
+        .prepare()
+        .into_axum_router()
+}
+
+/// The answer to a gRPC call that no service takes: clear, and in gRPC's own terms.
+pub fn not_served(path: &str) -> Response {
+    status_not_yet(path.trim_start_matches('/')).into_http::<axum::body::Body>().into_response()
+}
+
+fn status_not_yet(what: &str) -> Status {
+    Status::unimplemented(format!("lockstep: {what} is not supported yet"))
+}
+
+pub(super) fn status(error: EtcdError) -> Status {
+    Status::new(Code::from_i32(error.code().number()), error.message())
+}
+
+fn store_status(error: StoreError) -> Status {
+    match error {
+        StoreError::Compacted => status(EtcdError::Compacted),
+        StoreError::FutureRev => status(EtcdError::FutureRev),
+        StoreError::Storage(_) => Status::data_loss(error.to_string()),
+    }
+}
+
+impl Node {
+    fn header(&self, revision: i64) -> Option<pb::ResponseHeader> {
+        Some(pb::ResponseHeader {
+            cluster_id: self.cluster_id,
+            member_id: self.member_id,
+            revision,
+            raft_term: self.status().term,
+        })
+    }
+
+    fn fill(&self, header: &mut Option<pb::ResponseHeader>) {
+        let mut revision = header.as_ref().map_or(0, |h| h.revision);
+        if revision == 0 {
+            revision = crate::mvcc::read::Read::rev(&*self.local_view());
+        }
+        *header = self.header(revision);
+    }
+
+    /// A client may ask to be refused at once where there is no leader.
+    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let wants_leader = request.metadata().get("hasleader").is_some_and(|v| v == "true");
+        if wants_leader && self.status().leader == 0 {
+            return Err(status(EtcdError::NoLeader));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,377 @@
+//! The threads that drive one member: consensus, log, apply and backend.
+//!
+//! ```text
+//!  services ──proposals, reads──▶ consensus ──persists──▶ log (append, one fdatasync for all that wait)
+//!  peers ────────messages───────▶     │  ◀──persisted──────┘
+//!                                     └──committed──▶ apply ──batches──▶ backend (redb commits)
+//!  services ◀──views, replies──────────────────────────┘  ◀──committed──────┘
+//! ```
+//!
+//! Each thread takes everything that waits for it at once, so batches grow by themselves when a step is slow, without caps.
+//! Channels are unbounded; what may pile up in them is bounded by the requests the services admit. A thread that meets an error
+//! it cannot answer ends the process through [`Fatal`]: going on would acknowledge what may not be there.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant as StdInstant};
+
+use super::node::Node;
+use crate::member::apply::{self, Applier};
+use crate::member::boot::Booted;
+use crate::member::raft::{Consensus, Effect, Fetch, Input, Persist};
+use crate::mvcc::{Backend, Batch};
+use crate::ports::clock::{Clock, Instant};
+use crate::ports::network::Network;
+use crate::wal::Wal;
+
+/// The machine's monotonic clock, from the start of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct RealClock {
+    start: StdInstant,
+}
+
+impl RealClock {
+    pub fn start() -> RealClock {
+        RealClock { start: StdInstant::now() }
+    }
+}
+
+impl Clock for RealClock {
+    fn now(&self) -> Instant {
+        Instant(self.start.elapsed().as_millis() as u64)
+    }
+}
+
+/// Ends the process, saying why. Called at most once, from any thread.
+pub type Fatal = Arc<dyn Fn(String) + Send + Sync>;
+
+/// How often things happen.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub tick: Duration,
+    /// Between two commits of the store.
+    pub commit: Duration,
+    /// Between two steps of a compaction.
+    pub compact: Duration,
+}
+
+/// Where inputs for the member go. Cheap to clone; never blocks.
+#[derive(Clone)]
+pub struct Mailbox {
+    consensus: Sender<ToConsensus>,
+}
+
+enum ToConsensus {
+    Input(Input),
+    Stop,
+}
+
+enum ToLog {
+    Persist(Persist),
+    Fetch(Fetch),
+    Release(u64),
+}
+
+/// The receiving end of a [`Mailbox`], before the threads run.
+pub struct Inbox(Receiver<ToConsensus>);
+
+pub fn mailbox() -> (Mailbox, Inbox) {
+    let (consensus, receiver) = channel();
+    (Mailbox { consensus }, Inbox(receiver))
+}
+
+impl Mailbox {
+    /// What arrives after the member has stopped is dropped, as a message to a dead process is.
+    pub fn consensus(&self, input: Input) {
+        let _ = self.consensus.send(ToConsensus::Input(input));
+    }
+}
+
+/// The running threads.
+pub struct Host {
+    mailbox: Mailbox,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Host {
+    /// Starts the threads. `first` are the effects of [`Applier::start`], already carried out as far as readers go.
+    #[allow(clippy::too_many_arguments)]
+    pub fn start(
+        member: MemberParts,
+        inbox: Inbox,
+        node: Arc<Node>,
+        network: Arc<dyn Network>,
+        clock: RealClock,
+        pace: Pace,
+        fatal: Fatal,
+    ) -> Host {
+        let MemberParts { consensus, applier, wal, backend, first } = member;
+        let (to_log, log_inbox) = channel();
+        let (to_apply, apply_inbox) = channel();
+        let (to_backend, backend_inbox) = channel();
+        let mailbox = node.mailbox.clone();
+
+        let log = LogThread { wal, consensus: mailbox.clone(), fatal: fatal.clone() };
+        let backend = BackendThread { backend, apply: to_apply.clone(), fatal: fatal.clone() };
+        let apply = ApplyThread {
+            applier,
+            consensus: mailbox.clone(),
+            backend: to_backend,
+            node: node.clone(),
+            pace,
+            fatal: fatal.clone(),
+            compact_at: None,
+        };
+        let consensus = ConsensusThread { consensus, log: to_log, apply: to_apply, node, network, clock, pace, fatal };
+        let threads = vec![
+            spawn("consensus", move || consensus.run(inbox.0)),
+            spawn("log", move || log.run(log_inbox)),
+            spawn("apply", move || apply.run(apply_inbox, first)),
+            spawn("backend", move || backend.run(backend_inbox)),
+        ];
+        Host { mailbox, threads }
+    }
+
+    /// Stops the threads one after the other, each when it has done what the one before gave it, and waits for them.
+    pub fn stop(self) {
+        let _ = self.mailbox.consensus.send(ToConsensus::Stop);
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A booted member, taken apart for its threads.
+pub struct MemberParts {
+    pub consensus: Consensus,
+    pub applier: Applier,
+    pub wal: Wal,
+    pub backend: Backend,
+    pub first: Vec<apply::Effect>,
+}
+
+impl MemberParts {
+    pub fn new(booted: Booted, first: Vec<apply::Effect>) -> MemberParts {
+        let Booted { consensus, applier, wal, backend, .. } = booted;
+        MemberParts { consensus, applier, wal, backend, first }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread can be started")
+}
+
+/// Everything that waits in a channel, at once.
+fn drain<T>(first: T, receiver: &Receiver<T>, into: &mut Vec<T>) {
+    into.push(first);
+    into.extend(receiver.try_iter());
+}
+
+struct ConsensusThread {
+    consensus: Consensus,
+    log: Sender<ToLog>,
+    apply: Sender<ToApply>,
+    node: Arc<Node>,
+    network: Arc<dyn Network>,
+    clock: RealClock,
+    pace: Pace,
+    fatal: Fatal,
+}
+
+impl ConsensusThread {
+    fn run(mut self, inbox: Receiver<ToConsensus>) {
+        let mut next_tick = StdInstant::now() + self.pace.tick;
+        let mut waiting = Vec::new();
+        loop {
+            let patience = next_tick.saturating_duration_since(StdInstant::now());
+            match inbox.recv_timeout(patience) {
+                Ok(first) => drain(first, &inbox, &mut waiting),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let mut inputs = Vec::with_capacity(waiting.len() + 1);
+            for message in waiting.drain(..) {
+                match message {
+                    ToConsensus::Input(input) => inputs.push(input),
+                    ToConsensus::Stop => return,
+                }
+            }
+            let now = StdInstant::now();
+            if now >= next_tick {
+                inputs.push(Input::Tick);
+                // A process that was paused ticks on from now; the ticks it missed are gone.
+                next_tick = (next_tick + self.pace.tick).max(now);
+            }
+            for effect in self.consensus.step(self.clock.now(), inputs) {
+                self.carry_out(effect);
+            }
+            self.node.set_status(self.consensus.status());
+        }
+    }
+
+    fn carry_out(&self, effect: Effect) {
+        match effect {
+            Effect::Send(messages) => self.network.send(messages),
+            Effect::Persist(persist) => {
+                let _ = self.log.send(ToLog::Persist(persist));
+            }
+            Effect::Apply(entries) => {
+                let _ = self.apply.send(ToApply::Input(apply::Input::Entries(entries)));
+            }
+            Effect::ReadReady { reads, index } => self.node.read_ready(&reads, index),
+            Effect::Fetch(fetch) => {
+                let _ = self.log.send(ToLog::Fetch(fetch));
+            }
+            Effect::Release { index } => {
+                let _ = self.log.send(ToLog::Release(index));
+            }
+            Effect::Stop(reason) => (self.fatal)(reason),
+        }
+    }
+}
+
+impl Drop for ConsensusThread {
+    fn drop(&mut self) {
+        let _ = self.apply.send(ToApply::Stop);
+    }
+}
+
+struct LogThread {
+    wal: Wal,
+    consensus: Mailbox,
+    fatal: Fatal,
+}
+
+impl LogThread {
+    fn run(mut self, inbox: Receiver<ToLog>) {
+        let mut waiting = Vec::new();
+        while let Ok(first) = inbox.recv() {
+            drain(first, &inbox, &mut waiting);
+            if let Err(error) = self.work(&mut waiting) {
+                (self.fatal)(error.to_string());
+                return;
+            }
+        }
+    }
+
+    fn work(&mut self, waiting: &mut Vec<ToLog>) -> Result<(), crate::wal::Error> {
+        let mut persisted = None;
+        let mut fetches = Vec::new();
+        for work in waiting.drain(..) {
+            match work {
+                ToLog::Persist(persist) => {
+                    self.wal.append(Some(&persist.hard_state), &persist.entries)?;
+                    persisted = Some(persist.number);
+                }
+                ToLog::Fetch(fetch) => fetches.push(fetch),
+                ToLog::Release(index) => self.wal.release_below(index + 1)?,
+            }
+        }
+        if let Some(number) = persisted {
+            self.wal.sync()?;
+            self.consensus.consensus(Input::Persisted(number));
+        }
+        for fetch in fetches {
+            let entries = self.wal.read(fetch.low, fetch.high, fetch.max_bytes)?;
+            self.consensus.consensus(Input::Fetched { id: fetch.id, entries });
+        }
+        Ok(())
+    }
+}
+
+enum ToApply {
+    Input(apply::Input),
+    Stop,
+}
+
+struct ApplyThread {
+    applier: Applier,
+    consensus: Mailbox,
+    backend: Sender<Arc<Batch>>,
+    node: Arc<Node>,
+    pace: Pace,
+    fatal: Fatal,
+    compact_at: Option<StdInstant>,
+}
+
+impl ApplyThread {
+    fn run(mut self, inbox: Receiver<ToApply>, first: Vec<apply::Effect>) {
+        for effect in first {
+            self.carry_out(effect);
+        }
+        let mut commit_at = StdInstant::now() + self.pace.commit;
+        let mut waiting = Vec::new();
+        loop {
+            let wake_at = self.compact_at.map_or(commit_at, |at| at.min(commit_at));
+            match inbox.recv_timeout(wake_at.saturating_duration_since(StdInstant::now())) {
+                Ok(message) => drain(message, &inbox, &mut waiting),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let mut inputs = Vec::with_capacity(waiting.len() + 2);
+            let mut stop = false;
+            for message in waiting.drain(..) {
+                match message {
+                    ToApply::Input(input) => inputs.push(input),
+                    ToApply::Stop => stop = true,
+                }
+            }
+            let now = StdInstant::now();
+            if now >= commit_at || stop {
+                inputs.push(apply::Input::Commit);
+                commit_at = now + self.pace.commit;
+            }
+            if self.compact_at.is_some_and(|at| now >= at) {
+                self.compact_at = None;
+                inputs.push(apply::Input::CompactStep);
+            }
+            for effect in self.applier.step(inputs) {
+                self.carry_out(effect);
+            }
+            if stop {
+                // The backend finishes the batch it was just given; what is not in it is in the write-ahead log.
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: apply::Effect) {
+        use apply::Effect;
+        match effect {
+            Effect::Publish(view) => self.node.publish(view),
+            Effect::Applied { index, .. } => self.consensus.consensus(Input::Applied(index)),
+            Effect::ConfChange(change) => self.consensus.consensus(Input::ConfChange(change)),
+            Effect::Membership(membership) => self.node.set_membership(membership),
+            Effect::Reply(reply) => self.node.reply(reply),
+            Effect::Commit(batch) => {
+                let _ = self.backend.send(batch);
+            }
+            Effect::StoreDurable(index) => self.consensus.consensus(Input::StoreDurable(index)),
+            Effect::Compacting => self.compact_at = Some(StdInstant::now() + self.pace.compact),
+            Effect::Stop(reason) => (self.fatal)(reason),
+        }
+    }
+}
+
+struct BackendThread {
+    backend: Backend,
+    apply: Sender<ToApply>,
+    fatal: Fatal,
+}
+
+impl BackendThread {
+    fn run(mut self, inbox: Receiver<Arc<Batch>>) {
+        while let Ok(batch) = inbox.recv() {
+            match self.backend.commit(&batch) {
+                Ok(committed) => {
+                    let _ = self.apply.send(ToApply::Input(apply::Input::Committed(committed)));
+                }
+                Err(error) => {
+                    (self.fatal)(format!("committing the store: {error}"));
+                    return;
+                }
+            }
+        }
+    }
+}
