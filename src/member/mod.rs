@@ -9,5 +9,7 @@
 
 pub mod apply;
 pub mod boot;
+pub mod check;
+pub mod error;
 pub mod membership;
 pub mod raft;

@@ -9,6 +9,8 @@
 //! carried out: the view before the answers that promise it.
 
 pub mod kv;
+pub mod range;
+pub mod txn;
 mod machine;
 
 pub use machine::{Applier, Effect, Input, Reply, Response};
