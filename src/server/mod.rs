@@ -2,3 +2,6 @@
 
 pub mod host;
 pub mod node;
+//! (in the making)
+
+pub mod disk;
