@@ -5,3 +5,4 @@ pub mod node;
 //! (in the making)
 
 pub mod disk;
+pub mod peer;
