@@ -127,12 +127,14 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
     if first > applied + 1 {
         return Err(Error::LogTooLate { first, applied });
     }
+    // The oldest entry stands for all before it: its own term is known, theirs are not.
+    let truncated = if first == 1 { (0, 0) } else { (first, wal.term(first)?) };
     let applier = Applier::new(store)?;
     let recovered = Recovered {
         hard_state: log.hard_state,
         conf_state: if applied == 0 { Default::default() } else { applier.membership().conf_state() },
         applied,
-        truncated: log.truncated,
+        truncated,
         term_runs: log.term_runs,
         last_index: last,
         entries: log.entries,

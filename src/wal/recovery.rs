@@ -34,6 +34,8 @@ pub struct Recovered {
     pub last_index: u64,
     /// Those from `keep_from` on.
     pub entries: Vec<Entry>,
+    /// (first index, term) of each run of entries of one term, over all entries in the files.
+    pub term_runs: Vec<(u64, u64)>,
     /// What was cut off a torn tail, for the log.
     pub repaired: Option<String>,
 }
@@ -46,7 +48,7 @@ impl Wal {
         let segments = open_segments(&*disk, dir, &listing)?;
         let (_, oldest) = segments.first().expect("there is one");
         let metadata = Metadata { member_id: oldest.member_id, cluster_id: oldest.cluster_id };
-        let mut replay = Replay { keep_from, state: oldest.state, index: Index::new(oldest.first_index), entries: Vec::new() };
+        let mut replay = Replay { keep_from, state: oldest.state, index: Index::new(oldest.first_index), entries: Vec::new(), term_runs: Vec::new() };
 
         for (position, (segment, header)) in segments.iter().enumerate() {
             replay.index.segments.insert(header.sequence, segment.clone());
@@ -70,6 +72,7 @@ impl Wal {
             first_index: replay.index.first,
             last_index: replay.index.last,
             entries: replay.entries,
+            term_runs: replay.term_runs,
             repaired,
         };
         let mut wal = Wal {
@@ -272,6 +275,7 @@ struct Replay {
     state: State,
     index: Index,
     entries: Vec<Entry>,
+    term_runs: Vec<(u64, u64)>,
 }
 
 impl Replay {
@@ -301,6 +305,7 @@ impl Replay {
                 self.state.snapshot = SnapshotMark { index, term };
                 self.index.restart_behind(index);
                 self.entries.clear();
+                self.term_runs.clear();
             }
             Kind::Mark | Kind::Next => {}
         }
@@ -310,6 +315,12 @@ impl Replay {
     fn push(&mut self, at: Position, entry: Entry) {
         let index = entry.index();
         self.index.push(index, at.sequence, at.offset);
+        while self.term_runs.last().is_some_and(|run| run.0 >= index) {
+            self.term_runs.pop();
+        }
+        if self.term_runs.last().is_none_or(|run| run.1 != entry.term()) {
+            self.term_runs.push((index, entry.term()));
+        }
         let kept = self.entries.partition_point(|kept| kept.index() < index);
         self.entries.truncate(kept);
         if index >= self.keep_from {
