@@ -1,1 +1,4 @@
-//! (in the making)
+//! The tokio build: drives one member with a real clock, real sockets, real files.
+
+pub mod config;
+pub mod log;
