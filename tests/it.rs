@@ -2,3 +2,8 @@
 
 #[path = "it/util/mod.rs"]
 mod util;
+
+#[path = "it/disk_contract.rs"]
+mod disk_contract;
+#[path = "it/wal.rs"]
+mod wal;

@@ -81,7 +81,14 @@ pub struct Counters {
 impl Counters {
     /// The operations that [`MemDisk::crash_after`] counts.
     pub fn mutations(&self) -> u64 {
-        self.writes + self.set_lens + self.allocates + self.syncs + self.dir_syncs + self.creates + self.renames + self.removes
+        self.writes
+            + self.set_lens
+            + self.allocates
+            + self.syncs
+            + self.dir_syncs
+            + self.creates
+            + self.renames
+            + self.removes
     }
 }
 
@@ -194,7 +201,11 @@ impl MemDisk {
         let mut state = self.state();
         let (dir, name) = split(path);
         let dir = state.make_dirs(dir)?;
-        let inode = state.new_inode(Node::File(File { live: contents.to_vec(), durable: contents.to_vec(), ..File::default() }));
+        let inode = state.new_inode(Node::File(File {
+            live: contents.to_vec(),
+            durable: contents.to_vec(),
+            ..File::default()
+        }));
         state.dir_mut(dir)?.link(name, inode);
         for node in state.nodes.values_mut() {
             if let Node::Dir(dir) = node {
@@ -386,7 +397,8 @@ impl DiskFile for MemFile {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.state()?;
-        let end = offset.checked_add(data.len() as u64).ok_or_else(|| error(io::ErrorKind::FileTooLarge, &self.path))?;
+        let end =
+            offset.checked_add(data.len() as u64).ok_or_else(|| error(io::ErrorKind::FileTooLarge, &self.path))?;
         state.check_room(self.inode, end)?;
         state.mutate()?;
         state.counters.writes += 1;
@@ -593,7 +605,8 @@ impl State {
                 reachable.extend(dir.pending.iter().filter_map(Change::inode));
             }
         }
-        self.nodes.retain(|inode, node| reachable.contains(inode) || matches!(node, Node::File(file) if file.handles > 0));
+        self.nodes
+            .retain(|inode, node| reachable.contains(inode) || matches!(node, Node::File(file) if file.handles > 0));
     }
 
     fn crash(&mut self, loss: Loss, rng: &mut dyn RngCore) {
