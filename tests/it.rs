@@ -5,3 +5,7 @@ mod util;
 
 #[path = "it/mvcc.rs"]
 mod mvcc;
+#[path = "it/disk_contract.rs"]
+mod disk_contract;
+#[path = "it/wal.rs"]
+mod wal;
