@@ -9,3 +9,12 @@ mod mvcc;
 mod disk_contract;
 #[path = "it/wal.rs"]
 mod wal;
+#[cfg(feature = "server")]
+#[path = "it/peer.rs"]
+mod peer;
+#[cfg(feature = "server")]
+#[path = "it/peer_codec.rs"]
+mod peer_codec;
+#[cfg(feature = "server")]
+#[path = "it/peer_oracle.rs"]
+mod peer_oracle;
