@@ -1,4 +1,10 @@
 //! What several test modules share.
 #![allow(dead_code)]
 
+pub mod client;
+pub mod differences;
+pub mod generator;
+pub mod model;
 pub mod oracle;
+pub mod process;
+pub mod target;
