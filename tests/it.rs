@@ -5,3 +5,7 @@ mod util;
 
 #[path = "it/differential.rs"]
 mod differential;
+#[path = "it/kv.rs"]
+mod kv;
+#[path = "it/processes.rs"]
+mod processes;

@@ -182,8 +182,11 @@ fn ask(pair: &mut Pair, request: &Request, step: u64, at: &mut Position, tally: 
         attempt += 1;
         let (left, right) = (pair.0.call(request), pair.1.call(request));
         let (mut l, mut r) = (left.clone(), right.clone());
-        reconcile(request, (pair.0.release(), &mut l), (pair.1.release(), &mut r));
+        let taken = reconcile(request, (pair.0.release(), &mut l), (pair.1.release(), &mut r));
         if l == r {
+            for difference in taken {
+                *tally.entry(format!("known difference: {}", difference.what)).or_default() += 1;
+            }
             break (left, right);
         }
         if attempt == attempts {

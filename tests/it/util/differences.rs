@@ -82,14 +82,25 @@ pub const KNOWN: &[Difference] = &[
     },
 ];
 
-/// Applies every known difference between the two releases.
-pub fn reconcile(request: &Request, left: (Release, &mut Reply), right: (Release, &mut Reply)) {
+/// Applies the known differences between the two releases until the answers are equal; returns those that it took.
+pub fn reconcile(
+    request: &Request,
+    left: (Release, &mut Reply),
+    right: (Release, &mut Reply),
+) -> Vec<&'static Difference> {
     let (older, newer) = if left.0 <= right.0 { (left, right) } else { (right, left) };
+    let mut taken = Vec::new();
     for difference in KNOWN {
-        if (difference.applies)(older.0, newer.0) && older.1 != newer.1 {
-            (difference.reconcile)(request, older.1, newer.1);
+        if !(difference.applies)(older.0, newer.0) || older.1 == newer.1 {
+            continue;
+        }
+        let before = (older.1.clone(), newer.1.clone());
+        (difference.reconcile)(request, older.1, newer.1);
+        if before != (older.1.clone(), newer.1.clone()) {
+            taken.push(difference);
         }
     }
+    taken
 }
 
 type OnRange<'a> = &'a mut dyn FnMut(&RangeRequest, &mut RangeResponse, &mut RangeResponse);
