@@ -18,3 +18,9 @@ mod peer_codec;
 #[cfg(feature = "server")]
 #[path = "it/peer_oracle.rs"]
 mod peer_oracle;
+#[path = "it/differential.rs"]
+mod differential;
+#[path = "it/kv.rs"]
+mod kv;
+#[path = "it/processes.rs"]
+mod processes;
