@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 pub struct Member {
-    program: PathBuf,
+    pub program: PathBuf,
     flags: Vec<String>,
     pub dir: PathBuf,
     pub endpoint: String,
