@@ -24,3 +24,5 @@ mod differential;
 mod kv;
 #[path = "it/processes.rs"]
 mod processes;
+#[path = "it/durability.rs"]
+mod durability;
