@@ -12,6 +12,7 @@ use super::config::Config;
 use super::disk::{DirLock, RealDisk};
 use super::host::{self, Host, MemberParts, Pace, RealClock};
 use super::listen::{self, Listener, ServeOptions, SocketOptions};
+use super::log::FATAL;
 use super::node::Node;
 use super::peers::{PeerHandler, follow_membership};
 use super::{api, attend, http, peer};
@@ -37,7 +38,7 @@ const LOG_CACHE_BYTES: u64 = 64 << 20;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs a server until a signal ends it. The error says why it could not start, or go on.
-pub fn run(config: Config) -> Result<Stopped, String> {
+pub fn run(config: Config) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -45,17 +46,13 @@ pub fn run(config: Config) -> Result<Stopped, String> {
     let stopped = runtime.block_on(serve(config));
     // What is left (connections that would not drain) does not hold up the stop.
     runtime.shutdown_background();
-    stopped
+    die_of(stopped?);
+    Ok(())
 }
 
-/// How a server came to its end: by this signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stopped {
-    pub signal: i32,
-}
-
-async fn serve(config: Config) -> Result<Stopped, String> {
-    let sockets = SocketOptions { reuse_port: config.socket_reuse_port, ..Default::default() };
+/// Returns the signal that ended it.
+async fn serve(config: Config) -> Result<i32, String> {
+    let sockets = SocketOptions::from(&config);
     info!("listen-peer-urls" = %urls(&config.listen_peer_urls), "configuring peer listeners");
     let peer_listeners = Listener::bind_all(&config.listen_peer_urls, sockets)?;
     info!("listen-client-urls" = %urls(&config.listen_client_urls), "configuring client listeners");
@@ -70,8 +67,11 @@ async fn serve(config: Config) -> Result<Stopped, String> {
     for listener in peer_listeners {
         info!(address = %listener.address(), "serving peer traffic");
         let (transport, mut stop) = (member.transport.clone(), peer_stop.clone());
-        let listener = listener.into_peer()?;
-        tokio::spawn(async move { transport.serve(listener, async move { drop(stop.wait_for(|s| *s).await) }).await });
+        let (listener, file) = listener.into_peer();
+        tokio::spawn(async move {
+            transport.serve(listener, async move { drop(stop.wait_for(|s| *s).await) }).await;
+            drop(file);
+        });
     }
     let node = &member.node;
     tokio::spawn(follow_membership(node.clone(), member.transport.clone()));
@@ -85,7 +85,11 @@ async fn serve(config: Config) -> Result<Stopped, String> {
         signal = signals.next() => Some(signal),
     };
     let signal = match first_signal {
-        Some(signal) => signal,
+        Some(signal) => {
+            log_signal(signal);
+            signals.exit_at_second();
+            signal
+        }
         None => {
             info!("ready to serve client requests");
             for listener in &client_listeners {
@@ -95,7 +99,8 @@ async fn serve(config: Config) -> Result<Stopped, String> {
             let app = api::router(node.clone(), config.max_txn_ops as usize)
                 .merge(http::router(node.clone(), node.request_timeout))
                 .fallback(http::fallback);
-            let clients = tokio::spawn(listen::serve(client_listeners, app, serve_options(&config), clients_stopping));
+            let options = ServeOptions { drain: DRAIN_LIMIT, ..ServeOptions::from(&config) };
+            let clients = tokio::spawn(listen::serve(client_listeners, app, options, clients_stopping));
             notify_init_daemon();
             let signal = signals.next().await;
             log_signal(signal);
@@ -107,13 +112,9 @@ async fn serve(config: Config) -> Result<Stopped, String> {
             signal
         }
     };
-    if first_signal.is_some() {
-        log_signal(signal);
-        signals.exit_at_second();
-    }
     member.stop().await;
     info!(name = %config.name, "data-dir" = %config.data_dir.display(), "closed etcd server");
-    Ok(Stopped { signal })
+    Ok(signal)
 }
 
 fn open_disks(config: &Config) -> Result<(Arc<dyn Disk>, Arc<dyn Disk>, DirLock), String> {
@@ -262,7 +263,7 @@ impl Running {
             compact: Duration::from_millis(10),
         };
         let fatal: host::Fatal = Arc::new(|reason| {
-            tracing::error!(fatal = true, reason = %reason, "the member stops: it cannot keep what it has promised");
+            tracing::error!(target: FATAL, reason = %reason, "the member stops: it cannot keep what it has promised");
             std::process::exit(1);
         });
         let host = Host::start(MemberParts::new(booted, first), inbox, node.clone(), network, clock, pace, fatal);
@@ -330,6 +331,18 @@ impl Signals {
     }
 }
 
+/// Whoever started this process learns from its status which signal ended it, as of an etcd. An init process just exits.
+fn die_of(signal: i32) {
+    if std::process::id() == 1 {
+        return;
+    }
+    // SAFETY: both calls are safe at any time; the process ends in the second.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+}
+
 fn log_signal(signal: i32) {
     let name = if signal == libc::SIGINT { "interrupt" } else { "terminated" };
     info!(signal = %name, "received signal; shutting down");
@@ -355,16 +368,6 @@ fn notify(path: &std::ffi::OsStr) -> std::io::Result<()> {
     };
     UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address)?;
     Ok(())
-}
-
-fn serve_options(config: &Config) -> ServeOptions {
-    let keepalive = config.grpc_keepalive_interval_ms;
-    ServeOptions {
-        max_concurrent_streams: config.max_concurrent_streams,
-        keepalive_interval: (keepalive > 0).then(|| Duration::from_millis(keepalive)),
-        keepalive_timeout: Duration::from_millis(config.grpc_keepalive_timeout_ms),
-        drain: DRAIN_LIMIT,
-    }
 }
 
 /// Election time-outs of two members must not be drawn alike.
