@@ -9,10 +9,11 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::config::Config;
+use super::config::urls::strings;
 use super::disk::{DirLock, RealDisk};
 use super::host::{self, Host, MemberParts, Pace, RealClock};
 use super::listen::{self, Listener, ServeOptions, SocketOptions};
-use super::log::FATAL;
+use super::log::{self, FATAL};
 use super::node::Node;
 use super::peers::{PeerHandler, follow_membership};
 use super::{api, attend, http, peer};
@@ -53,9 +54,9 @@ pub fn run(config: Config) -> Result<(), String> {
 /// Returns the signal that ended it.
 async fn serve(config: Config) -> Result<i32, String> {
     let sockets = SocketOptions::from(&config);
-    info!("listen-peer-urls" = %urls(&config.listen_peer_urls), "configuring peer listeners");
+    info!("listen-peer-urls" = ?log::json(&strings(&config.listen_peer_urls)), "configuring peer listeners");
     let peer_listeners = Listener::bind_all(&config.listen_peer_urls, sockets)?;
-    info!("listen-client-urls" = %urls(&config.listen_client_urls), "configuring client listeners");
+    info!("listen-client-urls" = ?log::json(&strings(&config.listen_client_urls)), "configuring client listeners");
     let client_listeners = Listener::bind_all(&config.listen_client_urls, sockets)?;
 
     let (disk, wal_disk, _lock) = open_disks(&config)?;
@@ -79,7 +80,7 @@ async fn serve(config: Config) -> Result<i32, String> {
     tokio::spawn(attend::decide_cluster_version(node.clone()));
 
     // As in etcd, clients wait in the listeners' queues until the member is part of a cluster that works.
-    let client_urls: Vec<String> = config.advertise_client_urls.iter().map(|u| u.to_string()).collect();
+    let client_urls = strings(&config.advertise_client_urls);
     let first_signal = tokio::select! {
         _ = attend::publish(node, &config.name, &client_urls) => None,
         signal = signals.next() => Some(signal),
@@ -251,7 +252,7 @@ impl Running {
                 cluster_id: booted.cluster_id,
                 server_version: ETCD_VERSION.to_owned(),
                 min_cluster_version: "3.0.0".to_owned(),
-                peer_urls: config.initial_advertise_peer_urls.iter().map(|u| u.to_string()).collect(),
+                peer_urls: strings(&config.initial_advertise_peer_urls),
                 max_message_bytes: peer::DEFAULT_MAX_MESSAGE_BYTES,
             },
             handler,
@@ -374,11 +375,6 @@ fn notify(path: &std::ffi::OsStr) -> std::io::Result<()> {
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
-}
-
-fn urls(urls: &[super::config::Url]) -> String {
-    let all: Vec<String> = urls.iter().map(|u| u.to_string()).collect();
-    all.join(",")
 }
 
 fn disk_root(config: &Config) -> String {

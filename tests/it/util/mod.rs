@@ -9,3 +9,4 @@ pub mod oracle;
 pub mod small_disk;
 pub mod process;
 pub mod target;
+pub mod start;
