@@ -5,3 +5,7 @@ mod util;
 
 #[path = "it/mvcc.rs"]
 mod mvcc;
+
+#[cfg(feature = "server")]
+#[path = "it/mvcc_oracle.rs"]
+mod mvcc_oracle;
