@@ -104,9 +104,14 @@ impl Model {
 
     /// The rows from `from` on; what a compaction removes is left out.
     pub fn rows(&self, from: Revision) -> Vec<(Revision, KeyValue)> {
-        let kept = self.live(self.compact_rev);
+        let mut newest = BTreeMap::new();
+        for (revision, kv) in self.rows.iter().filter(|(r, _)| r.main <= self.compact_rev) {
+            newest.insert(&kv.key, *revision);
+        }
+        // Of what the compaction passes, the newest of a key stays: if it is a tombstone, then only right at the compaction.
         let keeps = |revision: &Revision, kv: &KeyValue| {
-            revision.main >= self.compact_rev || kept.get(&*kv.key).is_some_and(|(r, _)| r == revision)
+            let stays = newest.get(&kv.key) == Some(revision) && (kv.version > 0 || revision.main == self.compact_rev);
+            revision.main > self.compact_rev || stays
         };
         self.rows.range(from..).filter(|(r, kv)| keeps(r, kv)).map(|(r, kv)| (*r, kv.clone())).collect()
     }
