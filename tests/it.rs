@@ -30,3 +30,7 @@ mod kv;
 mod processes;
 #[path = "it/durability.rs"]
 mod durability;
+
+#[cfg(feature = "server")]
+#[path = "it/mvcc_oracle.rs"]
+mod mvcc_oracle;

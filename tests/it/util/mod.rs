@@ -5,6 +5,7 @@ pub mod client;
 pub mod differences;
 pub mod generator;
 pub mod model;
+pub mod mvcc_model;
 pub mod oracle;
 pub mod small_disk;
 pub mod process;
