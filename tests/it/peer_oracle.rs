@@ -1,4 +1,4 @@
-//! A real etcd 3.5.1 as the peer: our transport poses as the second of two members, answers its votes and appends by hand, and
+//! A real etcd (3.5.1, and 3.4.23) as the peer: our transport poses as the second of two members, answers its votes and appends by hand, and
 //! then takes over the leadership and writes into its log. What etcd accepts from us is etcd's protocol.
 
 use std::io::Read;
@@ -65,7 +65,7 @@ fn start_etcd(program: &Path, dir: &Path, client: &str, peer: &str, initial_clus
         .args(["--listen-client-urls", client, "--advertise-client-urls", client])
         .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
         .args(["--initial-cluster", initial_cluster, "--initial-cluster-token", TOKEN])
-        .arg("--data-dir")
+        .args(["--pre-vote", "--logger", "zap", "--data-dir"])
         .arg(dir.join("data"))
         .stdout(Stdio::null())
         .stderr(log)
@@ -157,8 +157,17 @@ impl Poser {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_real_etcd_takes_us_for_a_member() {
-    let (Some(etcd), Some(etcdctl)) = (Etcd::V35.program("etcd"), Etcd::V35.program("etcdctl")) else { return };
+async fn a_real_etcd_3_5_takes_us_for_a_member() {
+    check(Etcd::V35, "3.5.1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_etcd_3_4_takes_us_for_a_member() {
+    check(Etcd::V34, "3.4.23").await;
+}
+
+async fn check(release: Etcd, version: &str) {
+    let (Some(etcd), Some(etcdctl)) = (release.program("etcd"), release.program("etcdctl")) else { return };
     let dir = tempfile::tempdir().expect("a folder");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let our_url = format!("http://{}", listener.local_addr().expect("address"));
@@ -232,7 +241,7 @@ async fn a_real_etcd_takes_us_for_a_member() {
     assert_eq!(cluster.cluster_id, cluster_id);
     let real = cluster.members.iter().find(|m| m.id == etcd_id).expect("etcd itself");
     assert_eq!((real.name.as_str(), &real.peer_urls, &real.client_urls), ("real", &vec![peer.clone()], &vec![client]));
-    assert_eq!(get_version(&[peer.clone()], PATIENCE).await.expect("its version").server, "3.5.1");
+    assert_eq!(get_version(&[peer.clone()], PATIENCE).await.expect("its version").server, version);
 
     // Now we lead: it grants the vote of a transfer, and takes appends of both forms of msgappv2.
     let last = poser.log.last().cloned().expect("entries");
