@@ -18,7 +18,7 @@ help: ## list the targets
 	@echo "make TARGET"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
 
-run: ## build the release server and start a single member on 127.0.0.1:2379, data in default.etcd
+run: build ## build the release server and start a single member on 127.0.0.1:2379, data in default.etcd
 	$(CARGO) run --release --bin lockstepd -- $(ARGS)
 
 build: ## build lockstepd and lockstepctl (release)

@@ -229,8 +229,7 @@ async fn write_until_it_breaks(member: &mut Member, value_size: usize) -> Vec<i6
 /// The log's last words name the error, the file or folder, and what was being done. etcd names less than we want to.
 fn assert_explained(member: &Member, words: &[&str]) {
     let log = member.log().to_lowercase();
-    let ours =
-        std::env::var_os("LOCKSTEP_DURABILITY_SERVER").is_some_and(|p| p.to_string_lossy().ends_with("lockstepd"));
+    let ours = member.program.ends_with("lockstepd");
     let folder = member.dir.display().to_string().to_lowercase();
     let wanted = words.iter().take(if ours { words.len() } else { 1 }).copied().chain(ours.then_some(folder.as_str()));
     for word in wanted {

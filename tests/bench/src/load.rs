@@ -6,24 +6,21 @@
 
 use crate::args::Args;
 use crate::client::{self, FRAME_HEAD, Failure};
-use crate::timer::Timer;
 use crate::usage;
-use bytes::{Bytes, BytesMut};
-use h2::client::SendRequest;
+use crate::wire::{Conn, LONGEST_BODY};
 use hdrhistogram::Histogram;
-use http::Request;
 use lockstep_proto::etcdserverpb::{PutRequest, RangeRequest, StatusRequest, StatusResponse};
 use serde_json::{Value, json};
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
+const MOST_CONNS: usize = 64;
+/// How long a client rests after a failure.
+const REST: Duration = Duration::from_millis(10);
 /// How long after the end of a run an answer may still come.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -188,7 +185,7 @@ pub fn find_leader(endpoints: &[String]) -> Result<String, String> {
 pub fn run<T>(load: &Load, sample: impl Fn() -> T) -> Result<(Outcome, T, T), String> {
     check(load)?;
     let threads = load.threads.min(load.conns);
-    let next = Arc::new(AtomicU64::new(0));
+    let next = Arc::new(Counters::default());
     let (connected, ready) = mpsc::channel();
     let mut workers = Vec::new();
     for number in 0..threads {
@@ -234,7 +231,10 @@ fn check(load: &Load) -> Result<(), String> {
     if load.clients == 0 || load.conns == 0 || load.threads == 0 || load.keys == 0 {
         return wrong("clients, conns, threads and keys of at least 1");
     }
-    if load.conns > 64 || load.endpoints.is_empty() {
+    if load.key_size + load.value_size > LONGEST_BODY - 64 {
+        return wrong("keys and values that fit one HTTP/2 frame, 16 KiB together");
+    }
+    if load.conns > MOST_CONNS || load.endpoints.is_empty() {
         return wrong("an endpoint and at most 64 connections");
     }
     if !(4..=4096).contains(&load.key_size) || load.keys.ilog10() as usize >= load.key_size {
@@ -254,149 +254,253 @@ struct Part {
     unfinished: u64,
 }
 
+impl Part {
+    fn record(&mut self, took: Duration, result: Result<(), Failure>) {
+        match result {
+            Ok(()) => {
+                self.ops += 1;
+                self.latency.saturating_record(took.as_nanos() as u64);
+            }
+            Err(why) => {
+                // A server may put something new into each error; the list stays readable.
+                let known = self.errors.contains_key(why.as_ref()) || self.errors.len() < 20;
+                let text = if known { why.into_owned() } else { "other errors".into() };
+                *self.errors.entry(text).or_default() += 1;
+            }
+        }
+    }
+}
+
 fn worker(
     load: &Load,
     number: usize,
     threads: usize,
-    next: &Arc<AtomicU64>,
+    next: &Arc<Counters>,
     connected: &mpsc::Sender<Result<(), String>>,
     start: &mpsc::Receiver<Instant>,
 ) -> Part {
-    let nothing = || Part { ops: 0, latency: histogram(), errors: BTreeMap::new(), unfinished: 0 };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+    let part = Part { ops: 0, latency: histogram(), errors: BTreeMap::new(), unfinished: 0 };
+    let mine = (number..load.conns).step_by(threads);
+    let endpoints: Vec<_> = mine.map(|conn| load.endpoints[conn % load.endpoints.len()].clone()).collect();
+    let lines: Result<Vec<_>, _> = endpoints.iter().map(|endpoint| Line::open(endpoint, path(load.op))).collect();
+    let lines = match lines {
+        Ok(lines) => lines,
         Err(why) => {
-            let _ = connected.send(Err(format!("start a client thread: {why}")));
-            return nothing();
+            let _ = connected.send(Err(why));
+            return part;
         }
     };
-    let local = tokio::task::LocalSet::new();
-    let part = local.block_on(&runtime, async {
-        let mut lines = Vec::new();
-        for conn in (number..load.conns).step_by(threads) {
-            let endpoint = &load.endpoints[conn % load.endpoints.len()];
-            match client::connect(endpoint).await {
-                Ok(send) => lines.push(Line { send, head: Rc::new(client::head(endpoint, path(load.op))) }),
-                Err(why) => {
-                    let _ = connected.send(Err(why));
-                    return nothing();
-                }
-            }
-        }
-        let _ = connected.send(Ok(()));
-        let Ok(start) = start.recv() else { return nothing() };
-        let warm_up = if load.total.is_some() { Duration::ZERO } else { load.warm_up };
-        let state = Rc::new(State {
-            start,
-            window: (start + warm_up, start + warm_up + load.seconds),
-            requests: Requests::new(load, number as u64, next.clone()),
-            latency: RefCell::new(histogram()),
-            ops: Cell::new(0),
-            errors: RefCell::new(BTreeMap::new()),
-        });
-        let unfinished = match load.rate {
-            None => closed(load, number, threads, &lines, &state).await,
-            Some(rate) => open(load, rate, number, threads, &lines, &state).await,
-        };
-        let (latency, errors) = (state.latency.borrow().clone(), state.errors.borrow().clone());
-        Part { ops: state.ops.get(), latency, errors, unfinished }
-    });
-    runtime.shutdown_background();
-    part
+    let _ = connected.send(Ok(()));
+    let Ok(start) = start.recv() else { return part };
+    let clients = load.clients / threads + usize::from(number < load.clients % threads);
+    let warm_up = if load.total.is_some() { Duration::ZERO } else { load.warm_up };
+    let pace = load.rate.map(|rate| Pace { start, each: threads as f64 / rate, first: number as f64 / rate, sent: 0 });
+    Driver {
+        window: (start + warm_up, start + warm_up + load.seconds),
+        requests: Requests::new(load, number as u64, next.clone()),
+        path: path(load.op),
+        since: vec![start; clients],
+        idle: (0..clients).rev().collect(),
+        resting: VecDeque::new(),
+        pace,
+        lines,
+        part,
+    }
+    .run()
 }
 
-/// A connection with the headers of its requests.
-#[derive(Clone)]
+/// A connection, and the clients that wait until it takes another request.
 struct Line {
-    send: SendRequest<Bytes>,
-    head: Rc<Request<()>>,
+    endpoint: String,
+    conn: Option<Conn>,
+    queue: VecDeque<usize>,
 }
 
-struct State {
+impl Line {
+    fn open(endpoint: &str, path: &str) -> Result<Line, String> {
+        let conn = Some(Conn::open(endpoint, path)?);
+        Ok(Line { endpoint: endpoint.to_string(), conn, queue: VecDeque::new() })
+    }
+}
+
+/// When the open loop's requests are due.
+struct Pace {
     start: Instant,
+    each: f64,
+    first: f64,
+    sent: u64,
+}
+
+impl Pace {
+    fn due(&self) -> Instant {
+        self.start + Duration::from_secs_f64(self.first + self.sent as f64 * self.each)
+    }
+}
+
+/// One thread's clients on its connections. A client is a number; it has one request at a time.
+struct Driver {
     window: (Instant, Instant),
     requests: Requests,
-    latency: RefCell<Histogram<u64>>,
-    ops: Cell<u64>,
-    errors: RefCell<BTreeMap<String, u64>>,
+    path: &'static str,
+    lines: Vec<Line>,
+    /// When each client's request counts as sent.
+    since: Vec<Instant>,
+    /// Clients without a request: in the closed loop only before the start and after the end.
+    idle: Vec<usize>,
+    /// Clients after a failure: a broken server must not turn them into a busy loop.
+    resting: VecDeque<(Instant, usize)>,
+    pace: Option<Pace>,
+    part: Part,
 }
 
-impl State {
-    fn record(&self, since: Instant, result: Result<(), Failure>) {
-        let now = Instant::now();
-        if now < self.window.0 || now > self.window.1 {
+impl Driver {
+    fn run(mut self) -> Part {
+        let mut events = Vec::new();
+        if self.pace.is_none() {
+            let clients = std::mem::take(&mut self.idle);
+            let now = Instant::now();
+            clients.into_iter().rev().for_each(|client| self.begin(client, now));
+        }
+        loop {
+            let now = Instant::now();
+            self.wake(now);
+            let waiting = self.waiting();
+            let idle = waiting == 0 && self.resting.is_empty();
+            if now >= self.window.1 + GRACE || idle && (now >= self.window.1 || self.pace.is_none()) {
+                self.part.unfinished = waiting;
+                return self.part;
+            }
+            self.flush();
+            let ready = self.wait(now);
+            for line in (0..self.lines.len()).filter(|line| ready[*line].revents != 0) {
+                let Some(conn) = &mut self.lines[line].conn else { continue };
+                let received = conn.receive(&mut events);
+                let now = Instant::now();
+                for event in events.drain(..) {
+                    let result = event.result.and_then(|length| self.requests.check(length));
+                    self.finish(event.token, now, result);
+                }
+                if let Err(why) = received {
+                    self.lose(line, &why);
+                }
+                self.release(line);
+            }
+        }
+    }
+
+    /// Starts what is due: rested clients, and the open loop's next requests.
+    fn wake(&mut self, now: Instant) {
+        while self.resting.front().is_some_and(|(until, _)| *until <= now) {
+            let (_, client) = self.resting.pop_front().expect("there is a front");
+            if self.pace.is_some() { self.idle.push(client) } else { self.begin(client, now) }
+        }
+        while let Some(pace) = &mut self.pace {
+            let due = pace.due();
+            if due > now || due >= self.window.1 {
+                return;
+            }
+            let Some(client) = self.idle.pop() else { return };
+            pace.sent += 1;
+            self.begin(client, due);
+        }
+    }
+
+    /// A client's next request, which counts from `since` on.
+    fn begin(&mut self, client: usize, since: Instant) {
+        if since >= self.window.1 || !self.requests.take() {
             return;
         }
-        match result {
-            Ok(()) => {
-                self.ops.set(self.ops.get() + 1);
-                self.latency.borrow_mut().saturating_record((now - since).as_nanos() as u64);
+        self.since[client] = since;
+        let line = client % self.lines.len();
+        self.lines[line].queue.push_back(client);
+        self.release(line);
+    }
+
+    /// Hands waiting requests to a connection, as many as it takes.
+    fn release(&mut self, line: usize) {
+        let length = self.requests.length();
+        let line = &mut self.lines[line];
+        if let Some(conn) = &mut line.conn {
+            while conn.can_send(length) {
+                let Some(client) = line.queue.pop_front() else { return };
+                conn.send(client, length, |out| self.requests.append(out));
             }
-            Err(why) => {
-                let mut errors = self.errors.borrow_mut();
-                // A server may put something new into each error; the list stays readable.
-                let known = errors.contains_key(why.as_ref()) || errors.len() < 20;
-                let text = if known { why.into_owned() } else { "other errors".into() };
-                *errors.entry(text).or_default() += 1;
-            }
+            return;
         }
-    }
-
-    async fn one(&self, line: &mut Line, since: Instant, body: Bytes) -> bool {
-        let result = client::call(&mut line.send, &line.head, body).await;
-        let result = result.and_then(|length| self.requests.check(length));
-        let good = result.is_ok();
-        self.record(since, result);
-        good
-    }
-}
-
-/// N clients, each with one request outstanding; returns how many were still waiting at the end.
-async fn closed(load: &Load, number: usize, threads: usize, lines: &[Line], state: &Rc<State>) -> u64 {
-    let mut clients = JoinSet::new();
-    for client in (number..load.clients).step_by(threads) {
-        let (mut line, state) = (lines[client / threads % lines.len()].clone(), state.clone());
-        clients.spawn_local(async move {
-            while Instant::now() < state.window.1 {
-                let Some(body) = state.requests.next() else { return };
-                if !state.one(&mut line, Instant::now(), body).await {
-                    // A broken server must not turn the client into a busy loop.
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+        match Conn::open(&line.endpoint, self.path) {
+            Ok(conn) => line.conn = Some(conn),
+            Err(_) => {
+                let now = Instant::now();
+                for client in std::mem::take(&mut line.queue) {
+                    self.finish(client, now, Err("cannot connect".into()));
                 }
             }
-        });
-    }
-    drain(clients, state).await
-}
-
-/// Requests at `rate` a second over all threads, each sent when it is due.
-async fn open(load: &Load, rate: f64, number: usize, threads: usize, lines: &[Line], state: &Rc<State>) -> u64 {
-    let Ok(mut timer) = Timer::new() else { return 0 };
-    let outstanding = Arc::new(Semaphore::new(load.clients.div_ceil(threads)));
-    let mut requests = JoinSet::new();
-    for sent in 0u64.. {
-        let due = state.start + Duration::from_secs_f64((sent * threads as u64 + number as u64) as f64 / rate);
-        if due >= state.window.1 {
-            break;
         }
-        timer.wait_until(due).await;
-        let permit = tokio::time::timeout_at(state.window.1.into(), outstanding.clone().acquire_owned()).await;
-        let (Ok(Ok(permit)), Some(body)) = (permit, state.requests.next()) else { break };
-        let (mut line, state) = (lines[sent as usize % lines.len()].clone(), state.clone());
-        requests.spawn_local(async move {
-            state.one(&mut line, due, body).await;
-            drop(permit);
-        });
-        while requests.try_join_next().is_some() {}
     }
-    drain(requests, state).await
+
+    fn finish(&mut self, client: usize, now: Instant, result: Result<(), Failure>) {
+        let good = result.is_ok();
+        if now >= self.window.0 && now <= self.window.1 {
+            self.part.record(now - self.since[client], result);
+        }
+        if !good {
+            self.resting.push_back((now + REST, client));
+        } else if self.pace.is_some() {
+            self.idle.push(client);
+        } else {
+            self.begin(client, now);
+        }
+    }
+
+    fn lose(&mut self, line: usize, why: &Failure) {
+        let now = Instant::now();
+        if let Some(mut conn) = self.lines[line].conn.take() {
+            for client in conn.abandon() {
+                self.finish(client, now, Err(why.clone()));
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for line in 0..self.lines.len() {
+            if let Some(Err(why)) = self.lines[line].conn.as_mut().map(Conn::flush) {
+                self.lose(line, &why);
+            }
+        }
+    }
+
+    fn waiting(&self) -> u64 {
+        let active = |line: &Line| u64::from(line.conn.as_ref().map_or(0, Conn::active));
+        self.lines.iter().map(|line| line.queue.len() as u64 + active(line)).sum()
+    }
+
+    /// Sleeps until a connection has news, or something is due; which connections have.
+    fn wait(&self, now: Instant) -> [libc::pollfd; MOST_CONNS] {
+        let mut until = if now < self.window.1 { self.window.1 } else { self.window.1 + GRACE };
+        until = self.resting.front().map_or(until, |(rested, _)| until.min(*rested));
+        if let Some(pace) = self.pace.as_ref().filter(|_| !self.idle.is_empty()) {
+            until = until.min(pace.due());
+        }
+        let rest = until.saturating_duration_since(now);
+        let timeout = libc::timespec { tv_sec: rest.as_secs() as i64, tv_nsec: i64::from(rest.subsec_nanos()) };
+        let mut polled = [libc::pollfd { fd: -1, events: 0, revents: 0 }; MOST_CONNS];
+        for (slot, line) in polled.iter_mut().zip(&self.lines) {
+            if let Some(conn) = &line.conn {
+                let write = if conn.wants_write() { libc::POLLOUT } else { 0 };
+                *slot = libc::pollfd { fd: conn.fd(), events: libc::POLLIN | write, revents: 0 };
+            }
+        }
+        // SAFETY: the array is as long as is said, the timeout is set, and there is no signal mask.
+        unsafe { libc::ppoll(polled.as_mut_ptr(), self.lines.len() as libc::nfds_t, &timeout, std::ptr::null()) };
+        polled
+    }
 }
 
-/// Waits for the tasks until a little after the window; returns how many had to be left.
-async fn drain(mut tasks: JoinSet<()>, state: &State) -> u64 {
-    let limit = state.window.1 + GRACE;
-    while let Ok(Some(_)) = tokio::time::timeout_at(limit.into(), tasks.join_next()).await {}
-    tasks.len() as u64
+/// What the threads of a run share: requests claimed of the total, and the next key in order.
+#[derive(Default)]
+struct Counters {
+    issued: AtomicU64,
+    written: AtomicU64,
 }
 
 /// Makes request bodies by patching the key's digits into an encoded template, and knows how long an answer must be.
@@ -407,13 +511,13 @@ struct Requests {
     keys: u64,
     sequential: bool,
     shortest_answer: usize,
-    issued: Arc<AtomicU64>,
+    counters: Arc<Counters>,
     total: u64,
     random: Cell<u64>,
 }
 
 impl Requests {
-    fn new(load: &Load, stream: u64, issued: Arc<AtomicU64>) -> Self {
+    fn new(load: &Load, stream: u64, counters: Arc<Counters>) -> Self {
         let key = vec![b'0'; load.key_size];
         let random = Cell::new(load.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(stream * 2 + 1));
         let value: Vec<u8> = (0..load.value_size).map(|_| b'a' + (step(&random) % 26) as u8).collect();
@@ -437,35 +541,36 @@ impl Requests {
             keys: load.keys,
             sequential: load.sequential,
             shortest_answer,
-            issued,
+            counters,
             total: load.total.unwrap_or(u64::MAX),
             random,
         }
     }
 
-    /// The next request's body; `None` when the total has been issued.
-    fn next(&self) -> Option<Bytes> {
-        let mut key = if self.sequential || self.total != u64::MAX {
-            let number = self.issued.fetch_add(1, Ordering::Relaxed);
-            if number >= self.total {
-                return None;
-            }
-            number % self.keys
-        } else {
-            0
+    /// Claims one request; false when the total has been issued.
+    fn take(&self) -> bool {
+        self.total == u64::MAX || self.counters.issued.fetch_add(1, Ordering::Relaxed) < self.total
+    }
+
+    fn length(&self) -> usize {
+        self.template.len()
+    }
+
+    /// Appends the next request's body.
+    fn append(&self, out: &mut Vec<u8>) {
+        let mut key = match self.sequential {
+            true => self.counters.written.fetch_add(1, Ordering::Relaxed) % self.keys,
+            false => step(&self.random) % self.keys,
         };
-        if !self.sequential {
-            key = step(&self.random) % self.keys;
-        }
-        let mut body = BytesMut::from(&self.template[..]);
-        for digit in body[self.key_at..self.key_at + self.key_size].iter_mut().rev() {
+        let at = out.len() + self.key_at;
+        out.extend_from_slice(&self.template);
+        for digit in out[at..at + self.key_size].iter_mut().rev() {
             if key == 0 {
                 break;
             }
             *digit = b'0' + (key % 10) as u8;
             key /= 10;
         }
-        Some(body.freeze())
     }
 
     /// A read of a key that is there cannot be shorter than its value.

@@ -12,8 +12,8 @@ mod echo;
 mod load;
 mod report;
 mod servers;
-mod timer;
 mod usage;
+mod wire;
 
 use std::process::ExitCode;
 

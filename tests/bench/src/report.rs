@@ -95,7 +95,7 @@ fn table(out: &mut String, plan: &Plan, results: &Results, group: &[Cell]) {
             |f: &[Figure]| format!("{:.2} / {:.2}", middle(f, |f| f.p50_us) / 1000.0, middle(f, |f| f.p99_us) / 1000.0);
         let _ = write!(out, "| {} | {} | {} ", ops(x), ops(y), times(ratio(x, y, |f| f.ops_per_second)));
         let _ = write!(out, "| {} | {} ", latency(x), latency(y));
-        let cpu = |f: &[Figure]| format!("{:.2}", middle(f, |f| f.cpu_per_100k));
+        let cpu = |f: &[Figure]| decimal(middle(f, |f| f.cpu_per_100k));
         let _ = write!(out, "| {} | {} | {} ", cpu(x), cpu(y), times(ratio(x, y, |f| f.cpu_per_100k)));
         let memory = |f: &[Figure]| whole(middle(f, |f| f.rss_mib));
         let _ = writeln!(out, "| {} | {} |", memory(x), memory(y));
@@ -161,7 +161,11 @@ fn spread(values: &[f64]) -> String {
 }
 
 fn times(ratio: Option<f64>) -> String {
-    ratio.map_or("-".into(), |ratio| format!("{ratio:.2}"))
+    ratio.map_or("-".into(), decimal)
+}
+
+fn decimal(value: f64) -> String {
+    if value.is_nan() { "-".into() } else { format!("{value:.2}") }
 }
 
 fn whole(value: f64) -> String {
