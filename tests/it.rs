@@ -2,3 +2,6 @@
 
 #[path = "it/util/mod.rs"]
 mod util;
+
+#[path = "it/mvcc.rs"]
+mod mvcc;

@@ -17,6 +17,10 @@ pub enum Error {
     Compacted,
     #[error("mvcc: required revision is a future revision")]
     FutureRev,
+    /// Compaction has passed this reader, which asked for the newest revision it sees: take a fresh view and ask again
+    /// ([`read_newest`](super::read_newest) does).
+    #[error("mvcc: the view is older than the last compaction, take a fresh one")]
+    Overtaken,
     /// The disk or the file failed; the member must stop acknowledging.
     #[error("the store cannot be read: {0}")]
     Storage(String),
