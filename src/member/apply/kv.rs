@@ -26,6 +26,8 @@ impl From<read::Error> for KvError {
         match error {
             read::Error::Compacted => KvError::Refused(EtcdError::Compacted),
             read::Error::FutureRev => KvError::Refused(EtcdError::FutureRev),
+            // The writer is never behind a compaction: it reads at the newest revision there is.
+            error @ read::Error::Overtaken => KvError::Storage(error.to_string()),
             read::Error::Storage(why) => KvError::Storage(why),
         }
     }

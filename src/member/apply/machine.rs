@@ -6,10 +6,10 @@ use lockstep_proto::etcdserverpb::{self as pb, InternalRaftRequest};
 use lockstep_proto::raftpb;
 use prost::Message;
 
-use super::kv;
+use super::{kv, range, txn};
 use crate::member::error::EtcdError;
 use crate::member::membership::Membership;
-use crate::mvcc::read::{Error as StoreError, Write};
+use crate::mvcc::read::Error as StoreError;
 use crate::mvcc::{Batch, Bucket, Committed, CompactProgress, Store, View};
 
 /// What the apply machine is told.
@@ -152,7 +152,7 @@ impl Applier {
             }
             Input::CompactStep => {
                 self.compact_step_due = false;
-                if let CompactProgress::Done(_) = self.store.compact_step(COMPACT_REVISIONS)? {
+                if let CompactProgress::Done(_) = self.store.compact_step(COMPACT_REVISIONS) {
                     step.after.extend(std::mem::take(&mut self.compacting).into_iter().map(Effect::Reply));
                 }
                 step.visible = true;
@@ -201,13 +201,13 @@ impl Applier {
         let result = if let Some(put) = &request.put {
             kv::put(&mut self.store.write(), put, &no_lease).map(Response::Put)
         } else if let Some(range) = &request.range {
-            kv::range(&self.store.write(), range).map(Response::Range)
+            range::range(&self.store.write(), range).map(Response::Range).map_err(kv::KvError::from)
         } else if let Some(delete) = &request.delete_range {
             kv::delete_range(&mut self.store.write(), delete).map(Response::DeleteRange)
         } else if let Some(txn) = &request.txn {
-            kv::txn(&mut self.store.write(), txn, &no_lease).map(Response::Txn)
+            txn::txn(&mut self.store.write(), txn, &no_lease).map(Response::Txn)
         } else if let Some(compaction) = &request.compaction {
-            match self.compact(compaction, id, step) {
+            match self.compact(compaction, id) {
                 Some(result) => result.map(Response::Compaction),
                 None => return Ok(()),
             }
@@ -235,7 +235,6 @@ impl Applier {
         &mut self,
         request: &pb::CompactionRequest,
         id: u64,
-        step: &mut Step,
     ) -> Option<Result<pb::CompactionResponse, kv::KvError>> {
         if let Err(error) = self.store.compact(request.revision) {
             return Some(Err(error.into()));
