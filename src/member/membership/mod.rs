@@ -3,6 +3,8 @@
 //! Keys and JSON are etcd's: the bucket `members` maps a hex id to a member, `members_removed` remembers those that left, and
 //! `cluster` holds the cluster version. Changes come only from applied entries.
 
+pub mod ids;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_proto::{etcdserverpb as pb, raftpb};

@@ -1,0 +1,173 @@
+//! What a start asks for: flags and `ETCD_*` variables in, a checked [`Config`] out, in etcd's words where it is refused.
+//!
+//! Reading is separate from doing: nothing here opens a socket, makes a folder or prints. The two looks at the world are
+//! the host's own address (for `0.0.0.0` with default advertised URLs) and, in [`Config::bootstrap`], name resolution.
+
+pub mod cluster;
+pub mod defs;
+pub mod flags;
+pub mod help;
+pub mod urls;
+mod validate;
+pub mod value;
+
+use std::path::PathBuf;
+
+pub use cluster::{Bootstrap, BootstrapMember};
+pub use flags::{FlagSet, Note, Stop};
+pub use urls::{Scheme, Url};
+
+use super::log::LogConfig;
+
+const DEFAULT_NAME: &str = "default";
+const DEFAULT_INITIAL_CLUSTER: &str = "default=http://localhost:2380";
+
+/// A start that passed every check that needs no socket and no file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub name: String,
+    pub data_dir: PathBuf,
+    /// `--wal-dir`; see [`Config::wal_path`].
+    pub wal_dir: Option<PathBuf>,
+    pub listen_client_urls: Vec<Url>,
+    pub advertise_client_urls: Vec<Url>,
+    pub listen_peer_urls: Vec<Url>,
+    pub initial_advertise_peer_urls: Vec<Url>,
+    /// As written; parsed by [`Config::bootstrap`], because a member that already has a log ignores it.
+    pub initial_cluster: String,
+    pub initial_cluster_token: String,
+    pub heartbeat_ms: u64,
+    pub election_ms: u64,
+    pub snapshot_count: u64,
+    pub max_request_bytes: u64,
+    pub max_txn_ops: u64,
+    pub max_concurrent_streams: u32,
+    /// 0: never ping.
+    pub grpc_keepalive_interval_ms: u64,
+    pub grpc_keepalive_timeout_ms: u64,
+    pub socket_reuse_port: bool,
+    pub socket_reuse_address: bool,
+    pub pre_vote: bool,
+    pub unsafe_no_fsync: bool,
+    pub log: LogConfig,
+}
+
+/// A configuration, and what is to be logged about how it came to be.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub notes: Vec<Note>,
+}
+
+/// No configuration: why, and what was noticed before.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    pub stop: Stop,
+    pub notes: Vec<Note>,
+}
+
+/// Reads a command line (without the program's name) and an environment.
+pub fn load(args: &[String], env: &[(String, String)]) -> Result<Loaded, Box<Failed>> {
+    let mut notes = Vec::new();
+    match read(args, env, &mut notes) {
+        Ok(config) => Ok(Loaded { config, notes }),
+        Err(stop) => Err(Box::new(Failed { stop, notes })),
+    }
+}
+
+fn read(args: &[String], env: &[(String, String)], notes: &mut Vec<Note>) -> Result<Config, Stop> {
+    if let Some(command @ ("gateway" | "grpc-proxy")) = args.first().map(String::as_str) {
+        return Err(Stop::Refused(format!("\"{command}\" is not supported yet")));
+    }
+    let mut flags = FlagSet::parse(args)?;
+    if flags.bool("version") {
+        return Err(Stop::Version);
+    }
+    // A configuration file replaces flags and variables, so nothing after this line may be judged when there is one.
+    let file = env.iter().find(|(key, value)| key == "ETCD_CONFIG_FILE" && !value.is_empty());
+    if !flags.text("config-file").is_empty() || file.is_some() {
+        return Err(Stop::Refused("\"--config-file\" is not supported yet: use flags or ETCD_* variables".to_string()));
+    }
+    notes.extend(flags.merge_env(env)?);
+    notes.extend(flags.check_supported()?);
+    let mut config = typed(&flags).map_err(Stop::Refused)?;
+    validate::check(&flags, &config).map_err(Stop::Refused)?;
+    notes.extend(cluster::fill_defaults(&mut config));
+    if config.data_dir.as_os_str().is_empty() {
+        let dir = format!("{}.etcd", config.name);
+        config.data_dir = PathBuf::from(&dir);
+        notes.push(Note::DataDirDefault(dir));
+    }
+    Ok(config)
+}
+
+/// Every text has passed its flag's own check; what fails here are the logging flags, which have words of their own.
+fn typed(flags: &FlagSet) -> Result<Config, String> {
+    let path = |name: &str| PathBuf::from(flags.text(name));
+    let list = |name: &str| -> Result<Vec<Url>, String> {
+        match urls::parse_list(flags.text(name))? {
+            // As etcd: an empty value means the default.
+            empty if empty.is_empty() => urls::parse_list(defs::find(name).map_or("", |def| def.default)),
+            list => Ok(list),
+        }
+    };
+    let listens_where_told = flags.is_set("listen-client-urls");
+    Ok(Config {
+        log: validate::logging(flags)?,
+        name: flags.text("name").to_string(),
+        data_dir: path("data-dir"),
+        wal_dir: Some(path("wal-dir")).filter(|p| !p.as_os_str().is_empty()),
+        listen_client_urls: list("listen-client-urls")?,
+        advertise_client_urls: if listens_where_told && !flags.is_set("advertise-client-urls") {
+            Vec::new()
+        } else {
+            list("advertise-client-urls")?
+        },
+        listen_peer_urls: list("listen-peer-urls")?,
+        initial_advertise_peer_urls: list("initial-advertise-peer-urls")?,
+        initial_cluster: flags.text("initial-cluster").to_string(),
+        initial_cluster_token: flags.text("initial-cluster-token").to_string(),
+        heartbeat_ms: flags.u64("heartbeat-interval"),
+        election_ms: flags.u64("election-timeout"),
+        snapshot_count: flags.u64("snapshot-count"),
+        max_request_bytes: flags.u64("max-request-bytes"),
+        max_txn_ops: flags.u64("max-txn-ops"),
+        max_concurrent_streams: u32::try_from(flags.u64("max-concurrent-streams")).unwrap_or(u32::MAX),
+        grpc_keepalive_interval_ms: flags.duration_ms("grpc-keepalive-interval"),
+        grpc_keepalive_timeout_ms: flags.duration_ms("grpc-keepalive-timeout"),
+        socket_reuse_port: flags.bool("socket-reuse-port"),
+        socket_reuse_address: flags.bool("socket-reuse-address"),
+        pre_vote: flags.bool("pre-vote"),
+        unsafe_no_fsync: flags.bool("unsafe-no-fsync"),
+    })
+}
+
+impl Config {
+    /// `<data-dir>/member`.
+    pub fn member_dir(&self) -> PathBuf {
+        self.data_dir.join("member")
+    }
+
+    /// Where the log is: `--wal-dir`, or `<data-dir>/member/wal`.
+    pub fn wal_path(&self) -> PathBuf {
+        self.wal_dir.clone().unwrap_or_else(|| self.member_dir().join("wal"))
+    }
+
+    /// `<data-dir>/member/snap`.
+    pub fn snap_dir(&self) -> PathBuf {
+        self.member_dir().join("snap")
+    }
+
+    /// `<data-dir>/member/snap/db`.
+    pub fn db_path(&self) -> PathBuf {
+        self.snap_dir().join("db")
+    }
+
+    /// The members that `--initial-cluster` bootstraps and their ids, after etcd's checks: this member is one of them,
+    /// with the URLs it advertises, and no URL is there twice. Only for a member that has no log yet.
+    ///
+    /// Blocks: names that differ are resolved, for up to 30 seconds.
+    pub fn bootstrap(&self) -> Result<Bootstrap, String> {
+        cluster::bootstrap(self)
+    }
+}
