@@ -253,6 +253,7 @@ impl Target for InProcess {
         match self.answer(request) {
             Ok(response) => Ok(response.masked()),
             Err(KvError::Refused(e)) => Err(Refusal { code: e.code().number(), message: e.message().to_owned() }),
+            Err(KvError::Overtaken) => panic!("nothing compacts the model while it is read"),
             Err(KvError::Storage(why)) => panic!("the model has no disk that could fail: {why}"),
         }
     }
