@@ -61,7 +61,7 @@ impl peer::Handler for PeerHandler {
     fn removed_from_cluster(&self, peer: u64) {
         tracing::error!(
             target: FATAL,
-            "remote-peer-id" = %format_args!("{peer:x}"),
+            { "remote-peer-id" = format!("{peer:x}") },
             "the member has been permanently removed from the cluster; its data directory is of no more use"
         );
         std::process::exit(1);
