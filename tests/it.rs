@@ -2,3 +2,6 @@
 
 #[path = "it/util/mod.rs"]
 mod util;
+
+#[path = "it/ctl_conformance.rs"]
+mod ctl_conformance;
