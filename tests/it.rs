@@ -5,3 +5,6 @@ mod util;
 
 #[path = "it/mvcc.rs"]
 mod mvcc;
+
+#[path = "it/core.rs"]
+mod core;
