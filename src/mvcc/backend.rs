@@ -5,7 +5,7 @@
 //! redb spawns no thread and reads no clock, and every byte it reads or writes goes through [`DiskBackend`], so a simulated
 //! disk can crash inside a commit.
 
-use std::fmt::Display;
+use std::any::Any;
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -169,7 +169,8 @@ impl StorageBackend for DiskBackend {
 /// The writing half of an open store. One commit at a time; after an error it commits nothing more.
 #[derive(Debug)]
 pub struct Backend {
-    db: Database,
+    /// `None` only while it is dropped.
+    db: Option<Database>,
     path: String,
     poison: Poison,
     live: Live,
@@ -195,7 +196,10 @@ impl Backend {
         if self.failed {
             return Err(Error::Storage(format!("the store {} failed before: restart the member", self.path)));
         }
-        let result = self.write(batch).and_then(|live| Ok((live, self.reader()?)));
+        let result = guarded(|| {
+            let live = self.write(batch)?;
+            Ok((live, self.reader()?))
+        });
         match result {
             Ok((live, reader)) => {
                 self.live = live;
@@ -203,6 +207,7 @@ impl Backend {
                 Ok(Committed { reader, consistent_index: batch.consistent_index, live, seq: batch.seq })
             }
             Err(error) => {
+                let error = error.to_string();
                 self.failed = true;
                 Err(Error::Storage(format!("committing to the store {}: {error}; restart the member", self.path)))
             }
@@ -228,17 +233,21 @@ impl Backend {
     }
 
     pub(super) fn reader(&self) -> Result<Reader, redb::Error> {
-        let txn = self.db.begin_read()?;
+        let txn = self.db().begin_read()?;
         let rows = txn.open_table(ROWS)?;
         let buckets = Bucket::ALL.iter().map(|&b| txn.open_table(table(b))).collect::<Result<_, _>>()?;
         Ok(Reader { rows, buckets })
+    }
+
+    fn db(&self) -> &Database {
+        self.db.as_ref().expect("the backend is being dropped")
     }
 
     fn write(&self, batch: &Batch) -> Result<Live, redb::Error> {
         let mut deletes = batch.deletes.clone();
         deletes.sort_unstable();
         let mut live = self.live;
-        let mut txn = self.db.begin_write()?;
+        let mut txn = self.db().begin_write()?;
         txn.set_durability(Durability::Immediate)?;
         {
             let mut rows = txn.open_table(ROWS)?;
@@ -289,9 +298,17 @@ impl Backend {
     }
 
     fn format(&self) -> Result<Option<u32>, redb::Error> {
-        let about = self.db.begin_read()?.open_table(ABOUT)?;
+        let about = self.db().begin_read()?.open_table(ABOUT)?;
         let format = about.get(ABOUT_FORMAT)?;
         Ok(format.and_then(|f| Some(u32::from_be_bytes(f.value().try_into().ok()?))))
+    }
+}
+
+impl Drop for Backend {
+    /// redb closes the file, which reads and writes it; on a rotten one it may panic, and a shutdown is no time for that.
+    fn drop(&mut self) {
+        let db = self.db.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
     }
 }
 
@@ -309,8 +326,10 @@ impl std::fmt::Debug for Reader {
 
 impl Reader {
     pub fn row(&self, revision: Revision) -> Result<Option<Bytes>, Error> {
-        let found = self.rows.get(&row_key(revision)).map_err(unreadable)?;
-        Ok(found.map(|value| Bytes::copy_from_slice(value.value())))
+        guarded(|| {
+            let found = self.rows.get(&row_key(revision))?;
+            Ok(found.map(|value| Bytes::copy_from_slice(value.value())))
+        })
     }
 
     /// Calls `f` with every row from `from` on whose main revision is at most `upto`, until `f` says stop (`false`).
@@ -322,49 +341,82 @@ impl Reader {
     ) -> Result<(), Error> {
         let from = row_key(from);
         let range = (Bound::Included(&from), Bound::<&[u8; ROW_KEY_LEN]>::Unbounded);
-        for entry in self.rows.range::<&[u8; ROW_KEY_LEN]>(range).map_err(unreadable)? {
-            let (key, value) = entry.map_err(unreadable)?;
-            let revision = parse_row_key(key.value())
-                .ok_or_else(|| unreadable("the table of keys has a key that is no revision"))?;
-            if revision.main > upto || !f(revision, value.value())? {
-                break;
+        guarded(|| {
+            for entry in self.rows.range::<&[u8; ROW_KEY_LEN]>(range)? {
+                let (key, value) = entry?;
+                let revision = parse_row_key(key.value()).ok_or(Trouble::Shape("a key of a row is no revision"))?;
+                if revision.main > upto || !f(revision, value.value()).map_err(Trouble::Ours)? {
+                    break;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     pub fn rows_from(&self, from: Revision, upto: i64, limit: usize) -> Result<Vec<Row>, Error> {
         let mut rows = Vec::new();
         self.for_each_row(from, upto, |revision, value| {
-            rows.push(Row { revision, value: Bytes::copy_from_slice(value) });
+            if rows.len() < limit {
+                rows.push(Row { revision, value: Bytes::copy_from_slice(value) });
+            }
             Ok(rows.len() < limit)
         })?;
         Ok(rows)
     }
 
     pub fn entry(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let found = self.buckets[bucket as usize].get(key).map_err(unreadable)?;
-        Ok(found.map(|value| value.value().to_vec()))
+        guarded(|| {
+            let found = self.buckets[bucket as usize].get(key)?;
+            Ok(found.map(|value| value.value().to_vec()))
+        })
     }
 
     pub fn entries(&self, bucket: Bucket) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
-        let mut entries = Vec::new();
-        for entry in self.buckets[bucket as usize].iter().map_err(unreadable)? {
-            let (key, value) = entry.map_err(unreadable)?;
-            entries.push((key.value().to_vec(), value.value().to_vec()));
-        }
-        Ok(entries)
+        guarded(|| {
+            let mut entries = Vec::new();
+            for entry in self.buckets[bucket as usize].iter()? {
+                let (key, value) = entry?;
+                entries.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            Ok(entries)
+        })
     }
+}
+
+/// What can go wrong while redb is at work.
+enum Trouble {
+    Redb(redb::Error),
+    Shape(&'static str),
+    Ours(Error),
+}
+
+impl<E: Into<redb::Error>> From<E> for Trouble {
+    fn from(error: E) -> Trouble {
+        Trouble::Redb(error.into())
+    }
+}
+
+/// Runs `f`, which is redb at work on a file that may have rotted since it was opened: redb checks what it reads by assertions, so a
+/// panic in there is an error like any other, and the member stops in good order.
+fn guarded<T>(f: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Error> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(Ok(result)) => Ok(result),
+        Ok(Err(Trouble::Redb(error))) => Err(Error::Storage(error.to_string())),
+        Ok(Err(Trouble::Shape(what))) => Err(Error::Storage(what.to_string())),
+        Ok(Err(Trouble::Ours(error))) => Err(error),
+        Err(panic) => Err(Error::Storage(format!("the file is damaged: {}", panic_text(&*panic)))),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("redb gave up on it").to_string()
 }
 
 /// Runs `f` over a file that anything may have written to: what panics in there is damage, not a reason to die.
 pub(super) fn guard_damage<T>(path: &str, f: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        let detail = panic.downcast_ref::<String>().map(String::as_str);
-        let detail =
-            detail.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("redb gave up on it").to_string();
-        Err(OpenError::Damaged { path: path.to_string(), detail })
-    })
+    catch_unwind(AssertUnwindSafe(f))
+        .unwrap_or_else(|panic| Err(OpenError::Damaged { path: path.to_string(), detail: panic_text(&*panic) }))
 }
 
 fn set(
@@ -441,7 +493,7 @@ fn open_file(file: Arc<dyn DiskFile>, path: &str, cache_bytes: usize) -> Result<
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
     match builder.create_with_backend(backend) {
-        Ok(db) => Ok(Backend { db, path: path.to_string(), poison, live: Live::default(), failed: false }),
+        Ok(db) => Ok(Backend { db: Some(db), path: path.to_string(), poison, live: Live::default(), failed: false }),
         Err(redb::DatabaseError::Storage(redb::StorageError::Io(source))) => {
             Err(OpenError::Io { path: path.to_string(), doing: "opening", source })
         }
@@ -451,8 +503,4 @@ fn open_file(file: Arc<dyn DiskFile>, path: &str, cache_bytes: usize) -> Result<
         }
         Err(error) => Err(OpenError::Damaged { path: path.to_string(), detail: error.to_string() }),
     }
-}
-
-fn unreadable(error: impl Display) -> Error {
-    Error::Storage(error.to_string())
 }

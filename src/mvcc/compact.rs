@@ -60,12 +60,7 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a compaction has work left for [`Store::compact_step`].
-    pub fn is_compacting(&self) -> bool {
-        self.compaction.pass.is_some()
-    }
-
-    /// Does a part of the work that compactions left, about `budget_revisions` rows' worth.
+    /// Does a part of the work that compactions left: takes at most `budget_revisions` rows, and looks at some eight times as many keys.
     pub fn compact_step(&mut self, budget_revisions: usize) -> CompactProgress {
         let Some((rev, from)) = self.compaction.pass.take() else {
             return CompactProgress::Idle;

@@ -14,7 +14,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::key_index::{KeyIndex, Mark};
+use super::key_index::{Compacted, KeyIndex, Mark};
 use super::read::Revision;
 
 /// Keys looked at in one hold of the lock.
@@ -206,31 +206,29 @@ impl Index {
         self.inner.read().keys
     }
 
-    /// Takes what a compaction at `at` no longer needs from a part of the keys, about `budget` revisions' worth, starting at `from`.
+    /// Takes what a compaction at `at` no longer needs from a part of the keys, at most `budget` revisions, starting at `from`.
     /// From the first step on, readers below `at` are turned away.
     pub fn prune(&self, at: i64, from: &[u8], budget: usize) -> PruneStep {
         let budget = budget.max(1);
-        let mut step = PruneStep::default();
+        let examine = budget.saturating_mul(8).max(BLOCK_MAX);
+        let mut dropped = Vec::new();
         let mut cursor: Box<[u8]> = from.into();
         let mut examined = 0;
-        loop {
+        while dropped.len() < budget && examined < examine {
             let mut inner = self.inner.write();
             inner.pruned = inner.pruned.max(at);
             let mut held = 0;
-            while held < CHUNK && step.dropped.len() < budget && examined < budget.saturating_mul(8) {
-                let (looked, next) = inner.prune_block(&cursor, at, &mut step.dropped);
+            while held < CHUNK && dropped.len() < budget {
+                let (looked, next) = inner.prune_block(&cursor, at, budget, &mut dropped);
                 held += looked;
-                examined += looked;
                 match next {
                     Some(next) => cursor = next,
-                    None => return step,
+                    None => return PruneStep { dropped, next: None },
                 }
             }
-            if held < CHUNK {
-                step.next = Some(cursor);
-                return step;
-            }
+            examined += held;
         }
+        PruneStep { dropped, next: Some(cursor) }
     }
 
     /// Walks the blocks of a range; `f` gets a block and the part of it inside the range, and returns what it cost.
@@ -332,18 +330,37 @@ impl Blocks {
         }
     }
 
-    /// Prunes the block that `from` belongs to; returns the keys it looked at and where the next block starts.
-    fn prune_block(&mut self, from: &[u8], at: i64, dropped: &mut Vec<Revision>) -> (usize, Option<Box<[u8]>>) {
+    /// Prunes the block that `from` belongs to, from there on, until `dropped` holds `budget` revisions; returns the keys it looked
+    /// at and where to go on.
+    fn prune_block(
+        &mut self,
+        from: &[u8],
+        at: i64,
+        budget: usize,
+        dropped: &mut Vec<Revision>,
+    ) -> (usize, Option<Box<[u8]>>) {
         let least: Box<[u8]> = self.least(from).into();
         let after = (Bound::Excluded(&*least), Bound::Unbounded);
-        let next = self.blocks.range::<[u8], _>(after).next().map(|(k, _)| k.clone());
+        let mut next = self.blocks.range::<[u8], _>(after).next().map(|(k, _)| k.clone());
         let block = self.blocks.get_mut(&least).expect("the block was just found");
         let before = block.entries.len();
-        let started = dropped.len();
         if !block.entries.iter().all(|e| e.index.is_single_put()) {
-            block.entries.retain_mut(|e| e.index.compact(at, dropped));
+            let mut stopped = false;
+            block.entries.retain_mut(|entry| {
+                if stopped || &*entry.key < from {
+                    return true;
+                }
+                match entry.index.compact(at, budget - dropped.len(), dropped) {
+                    Compacted::Finished => true,
+                    Compacted::Gone => false,
+                    Compacted::Unfinished => {
+                        stopped = true;
+                        next = Some(entry.key.clone());
+                        true
+                    }
+                }
+            });
         }
-        debug_assert!(dropped[started..].iter().all(|r| r.main <= at));
         let left = block.entries.len();
         self.keys -= before - left;
         if left < before {

@@ -37,6 +37,16 @@ pub struct KeyIndex {
     older: Option<Box<Older>>,
 }
 
+/// How far a compaction of one key came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compacted {
+    Finished,
+    /// There was more to drop than room for it.
+    Unfinished,
+    /// Nothing is left of the key.
+    Gone,
+}
+
 /// Everything before the newest mark, oldest first.
 #[derive(Clone, Debug)]
 struct Older(Vec<Mark>);
@@ -94,33 +104,32 @@ impl KeyIndex {
     }
 
     /// Drops every mark up to `at` but the newest, and that one too when it is a tombstone older than `at`. (A tombstone
-    /// *at* `at` stays, so that a watch from `at` sees it.) Returns `false` when nothing is left.
-    pub fn compact(&mut self, at: i64, dropped: &mut Vec<Revision>) -> bool {
-        let gone = |m: Mark| m.tombstone && m.main < at;
-        if self.last.main <= at {
-            if let Some(older) = self.older.take() {
-                dropped.extend(older.0.into_iter().map(Mark::revision));
-            }
-            if gone(self.last) {
-                dropped.push(self.last.revision());
-                return false;
-            }
-            return true;
-        }
+    /// *at* `at` stays, so that a watch from `at` sees it.) Drops the oldest first, and at most `room` of them.
+    pub fn compact(&mut self, at: i64, room: usize, dropped: &mut Vec<Revision>) -> Compacted {
+        let older = self.older.as_deref().map_or(&[][..], |older| &older.0);
+        let upto = older.partition_point(|m| m.main <= at);
+        let whole = self.last.main <= at;
+        let newest = if whole { Some(self.last) } else { older[..upto].last().copied() };
+        let stays = newest.is_some_and(|m| !m.tombstone || m.main == at);
+        let droppable = upto + usize::from(whole) - usize::from(stays);
+
+        let cut = droppable.min(upto).min(room);
         if let Some(older) = &mut self.older {
-            let upto = older.0.partition_point(|m| m.main <= at);
-            let cut = match older.0[..upto].last() {
-                Some(&newest) if !gone(newest) => upto - 1,
-                _ => upto,
-            };
             dropped.extend(older.0.drain(..cut).map(Mark::revision));
-            if older.0.is_empty() {
-                self.older = None;
-            } else if cut > 0 {
-                older.0.shrink_to(older.0.len() + 1);
+            match older.0.len() {
+                0 => self.older = None,
+                left if cut > left => older.0.shrink_to(left + 1),
+                _ => {}
             }
         }
-        true
+        if cut == droppable {
+            return Compacted::Finished;
+        }
+        if cut == room {
+            return Compacted::Unfinished;
+        }
+        dropped.push(self.last.revision());
+        Compacted::Gone
     }
 
     /// Whether a compaction could ever drop something of it.

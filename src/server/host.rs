@@ -16,6 +16,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as StdInstant};
 
+use lockstep_proto::raftpb;
+
 use super::node::Node;
 use crate::member::apply::{self, Applier};
 use crate::member::boot::Booted;
@@ -64,6 +66,8 @@ pub struct Mailbox {
 
 enum ToConsensus {
     Input(Input),
+    /// All that arrived together: one wake-up.
+    Messages(Vec<raftpb::Message>),
     Stop,
 }
 
@@ -85,6 +89,10 @@ impl Mailbox {
     /// What arrives after the member has stopped is dropped, as a message to a dead process is.
     pub fn consensus(&self, input: Input) {
         let _ = self.consensus.send(ToConsensus::Input(input));
+    }
+
+    pub fn messages(&self, messages: Vec<raftpb::Message>) {
+        let _ = self.consensus.send(ToConsensus::Messages(messages));
     }
 }
 
@@ -194,6 +202,9 @@ impl ConsensusThread {
             for message in waiting.drain(..) {
                 match message {
                     ToConsensus::Input(input) => inputs.push(input),
+                    ToConsensus::Messages(messages) => {
+                        inputs.extend(messages.into_iter().map(|m| Input::Message(Box::new(m))));
+                    }
                     ToConsensus::Stop => return,
                 }
             }

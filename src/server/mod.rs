@@ -4,11 +4,15 @@ mod api;
 mod attend;
 pub mod config;
 pub mod disk;
+mod faces;
 mod host;
+pub mod http;
+pub mod listen;
 pub mod log;
 pub mod node;
 pub mod peer;
 mod peers;
 mod run;
+pub mod start;
 
 pub use run::run;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use lockstep_proto::raftpb;
 
 use super::host::Mailbox;
+use super::log::FATAL;
 use super::node::Node;
 use super::peer;
 use crate::member::membership::Membership;
@@ -37,6 +38,10 @@ impl peer::Handler for PeerHandler {
         self.mailbox.consensus(Input::Message(Box::new(message)));
     }
 
+    fn messages(&self, messages: Vec<raftpb::Message>) {
+        self.mailbox.messages(messages);
+    }
+
     fn unreachable(&self, peer: u64) {
         self.mailbox.consensus(Input::Unreachable(peer));
     }
@@ -51,6 +56,15 @@ impl peer::Handler for PeerHandler {
 
     fn version_json(&self) -> Vec<u8> {
         version_json(self.membership().version())
+    }
+
+    fn removed_from_cluster(&self, peer: u64) {
+        tracing::error!(
+            target: FATAL,
+            { "remote-peer-id" = format!("{peer:x}") },
+            "the member has been permanently removed from the cluster; its data directory is of no more use"
+        );
+        std::process::exit(1);
     }
 
     fn is_removed(&self, peer: u64) -> bool {

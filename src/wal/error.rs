@@ -12,7 +12,9 @@ const REBUILD: &str = "do not edit or delete single files; in a cluster remove t
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("wal: cannot {doing} {path}: {source}; nothing was acknowledged, check the disk and start the member again")]
+    #[error(
+        "wal: cannot {doing} {path}: {source}; nothing was acknowledged, check the disk and start the member again"
+    )]
     Io { doing: &'static str, path: String, source: io::Error },
 
     #[error(
@@ -27,10 +29,14 @@ pub enum Error {
     #[error("wal: segment {file} is missing ({why}); {REBUILD}")]
     MissingSegment { file: String, why: String },
 
-    #[error("wal: {file} has format version {version}, this program knows up to {known}; start the newer version again")]
+    #[error(
+        "wal: {file} has format version {version}, this program knows up to {known}; start the newer version again"
+    )]
     NewerFormat { file: String, version: u32, known: u32 },
 
-    #[error("wal: {file} is not a segment of this program's log: {what}; point --data-dir or --wal-dir at the right place")]
+    #[error(
+        "wal: {file} is not a segment of this program's log: {what}; point --data-dir or --wal-dir at the right place"
+    )]
     NotOurs { file: String, what: String },
 
     #[error("wal: there is no log in {dir}; check --data-dir and --wal-dir")]

@@ -168,7 +168,13 @@ pub struct Position {
 }
 
 /// Appends one record to `out` and moves `at` behind it; `fill` writes exactly `payload` bytes.
-pub fn encode_record(out: &mut Vec<u8>, at: &mut Position, kind: Kind, payload: usize, fill: impl FnOnce(&mut Vec<u8>)) {
+pub fn encode_record(
+    out: &mut Vec<u8>,
+    at: &mut Position,
+    kind: Kind,
+    payload: usize,
+    fill: impl FnOnce(&mut Vec<u8>),
+) {
     let start = out.len();
     out.extend_from_slice(&(payload as u32).to_le_bytes());
     out.push(kind as u8);

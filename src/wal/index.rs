@@ -69,7 +69,10 @@ impl Index {
 
     /// Whether segment `sequence` holds an entry that is alive and not below `index`.
     pub fn needs(&self, sequence: u64, index: u64) -> bool {
-        self.runs.iter().take_while(|run| run.sequence <= sequence).any(|run| run.sequence == sequence && run.last >= index)
+        self.runs
+            .iter()
+            .take_while(|run| run.sequence <= sequence)
+            .any(|run| run.sequence == sequence && run.last >= index)
     }
 
     /// Forgets the oldest segment and its entries.

@@ -10,7 +10,10 @@ use prost::Message;
 
 use super::cursor::Cursor;
 use super::error::Error;
-use super::format::{HEADER_BYTES, Header, Kind, MARK_RECORD_BYTES, PREFIX_BYTES, Position, Prefix, SnapshotMark, State, verify_mark, words};
+use super::format::{
+    HEADER_BYTES, Header, Kind, MARK_RECORD_BYTES, PREFIX_BYTES, Position, Prefix, SnapshotMark, State, verify_mark,
+    words,
+};
 use super::index::{Index, Segment};
 use super::segment::{Builder, Listing, SPARES, join, segment_name};
 use super::writer::{Metadata, Options, Wal, first_position};
@@ -48,7 +51,8 @@ impl Wal {
         let segments = open_segments(&*disk, dir, &listing)?;
         let (_, oldest) = segments.first().expect("there is one");
         let metadata = Metadata { member_id: oldest.member_id, cluster_id: oldest.cluster_id };
-        let mut replay = Replay { keep_from, state: oldest.state, index: Index::new(oldest.first_index), entries: Vec::new(), term_runs: Vec::new() };
+        let mut replay =
+            Replay { keep_from, state: oldest.state, index: Index::new(oldest.first_index), entries: Vec::new(), term_runs: Vec::new() };
 
         for (position, (segment, header)) in segments.iter().enumerate() {
             replay.index.segments.insert(header.sequence, segment.clone());
@@ -143,7 +147,11 @@ fn check_middle(replay: &mut Replay, segment: &Segment, header: &Header, next: &
     let mut at = first_position(header);
     while at.offset < next.previous_end {
         let Some(record) = cursor.record(at)? else {
-            return Err(Error::corrupt(&segment.path, at.offset, "a record's check value is wrong, and a segment follows this one"));
+            return Err(Error::corrupt(
+                &segment.path,
+                at.offset,
+                "a record's check value is wrong, and a segment follows this one",
+            ));
         };
         let behind = record.next;
         replay.apply(&segment.path, at, record.kind, record.payload)?;
@@ -153,7 +161,11 @@ fn check_middle(replay: &mut Replay, segment: &Segment, header: &Header, next: &
         return Err(Error::corrupt(&segment.path, at.offset, "it is not the segment that the next one continues"));
     }
     if replay.state != next.state || replay.index.last + 1 != next.first_index {
-        return Err(Error::corrupt(&segment.path, at.offset, "the next segment's header says otherwise about the state at its end"));
+        return Err(Error::corrupt(
+            &segment.path,
+            at.offset,
+            "the next segment's header says otherwise about the state at its end",
+        ));
     }
     Ok(())
 }
@@ -207,7 +219,9 @@ fn scan_behind(cursor: &mut Cursor, path: &str, end: Position) -> Result<u64, Er
             let record = if prefix.kind == Kind::Mark { cursor.bytes(at, MARK_RECORD_BYTES)? } else { None };
             let synced_to = record.and_then(|record| verify_mark(record, end.sequence, at));
             if let Some(synced_to) = synced_to.filter(|synced_to| *synced_to > end.offset) {
-                let what = format!("a record's check value is wrong, and everything below offset {synced_to} was made durable");
+                let what = format!(
+                    "a record's check value is wrong, and everything below offset {synced_to} was made durable"
+                );
                 return Err(Error::corrupt(path, end.offset, what));
             }
             leftovers = cursor.len().min(at + prefix.record_bytes()).max(leftovers);
@@ -285,7 +299,8 @@ impl Replay {
         let length = || nonsense(format!("a {kind:?} record has {} bytes", payload.len()));
         match kind {
             Kind::Entry => {
-                let entry = Entry::decode(payload).map_err(|error| nonsense(format!("an entry cannot be decoded: {error}")))?;
+                let entry =
+                    Entry::decode(payload).map_err(|error| nonsense(format!("an entry cannot be decoded: {error}")))?;
                 let last = self.index.last;
                 if entry.index() == 0 || entry.index() > last.saturating_add(1) || entry.index() == u64::MAX {
                     return Err(nonsense(format!("entry {} follows entry {last}", entry.index())));

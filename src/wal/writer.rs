@@ -10,8 +10,8 @@ use prost::Message;
 
 use super::error::Error;
 use super::format::{
-    HEADER_BYTES, Header, Kind, MAX_RECORD_BYTES, Position, RESERVE_BYTES, SnapshotMark, State, encode_mark, encode_record,
-    encode_words, record_bytes, u32_at,
+    HEADER_BYTES, Header, Kind, MAX_RECORD_BYTES, Position, RESERVE_BYTES, SnapshotMark, State, encode_mark,
+    encode_record, encode_words, record_bytes, u32_at,
 };
 use super::index::{Index, Reader, Segment};
 use super::segment::{Builder, Listing, Preparation, SPARES, Spare, join, segment_name, spare_name};
@@ -386,5 +386,9 @@ impl Wal {
 
 /// Behind a header; the chain goes on from the header's own check value.
 pub(super) fn first_position(header: &Header) -> Position {
-    Position { sequence: header.sequence, offset: HEADER_BYTES, chain: u32_at(&header.encode(), HEADER_BYTES as usize - 4) }
+    Position {
+        sequence: header.sequence,
+        offset: HEADER_BYTES,
+        chain: u32_at(&header.encode(), HEADER_BYTES as usize - 4),
+    }
 }

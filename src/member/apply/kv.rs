@@ -16,6 +16,9 @@ pub enum KvError {
     /// A result like any other: the client is told, nothing changed, the member goes on.
     #[error(transparent)]
     Refused(#[from] EtcdError),
+    /// Compaction overtook the view that was read: read again on a newer one.
+    #[error("compaction overtook this read")]
+    Overtaken,
     /// The store failed; the transaction may be half done, and the member must stop without committing it.
     #[error("the store cannot be read while applying a request: {0}; stop this member and check its disk")]
     Storage(String),
@@ -26,8 +29,7 @@ impl From<read::Error> for KvError {
         match error {
             read::Error::Compacted => KvError::Refused(EtcdError::Compacted),
             read::Error::FutureRev => KvError::Refused(EtcdError::FutureRev),
-            // The writer is never behind a compaction: it reads at the newest revision there is.
-            error @ read::Error::Overtaken => KvError::Storage(error.to_string()),
+            read::Error::Overtaken => KvError::Overtaken,
             read::Error::Storage(why) => KvError::Storage(why),
         }
     }

@@ -79,7 +79,7 @@ pub struct Applier {
     applied: u64,
     applied_term: u64,
     /// Physical compactions that wait for their deletions.
-    compacting: Vec<Reply>,
+    compacting: Vec<(i64, Reply)>,
     /// A compaction is under way and a step has been asked for.
     compact_step_due: bool,
     stopped: bool,
@@ -103,12 +103,12 @@ impl Applier {
 
     /// The first effects of a life: the view to start with, and a compaction that a crash interrupted.
     pub fn start(&mut self) -> Vec<Effect> {
-        let mut effects = vec![
+        self.compact_step_due = true;
+        vec![
             Effect::Publish(self.store.publish(self.applied)),
             Effect::Membership(self.membership.clone()),
-        ];
-        self.ask_for_compact_step(&mut effects);
-        effects
+            Effect::Compacting,
+        ]
     }
 
     pub fn applied(&self) -> u64 {
@@ -152,9 +152,13 @@ impl Applier {
             }
             Input::CompactStep => {
                 self.compact_step_due = false;
-                if let CompactProgress::Done(_) = self.store.compact_step(COMPACT_REVISIONS) {
-                    step.after.extend(std::mem::take(&mut self.compacting).into_iter().map(Effect::Reply));
+                let progress = self.store.compact_step(COMPACT_REVISIONS);
+                if let CompactProgress::Done(revision) = progress {
+                    let (done, rest) = self.compacting.drain(..).partition(|waiting| waiting.0 <= revision);
+                    self.compacting = rest;
+                    step.after.extend(done.into_iter().map(|waiting: (i64, Reply)| Effect::Reply(waiting.1)));
                 }
+                step.compacting = progress != CompactProgress::Idle;
                 step.visible = true;
             }
         }
@@ -200,14 +204,14 @@ impl Applier {
         let no_lease = |_: i64| false;
         let result = if let Some(put) = &request.put {
             kv::put(&mut self.store.write(), put, &no_lease).map(Response::Put)
-        } else if let Some(range) = &request.range {
-            range::range(&self.store.write(), range).map(Response::Range).map_err(kv::KvError::from)
+        } else if let Some(read) = &request.range {
+            range::range(&self.store.write(), read).map(Response::Range).map_err(Into::into)
         } else if let Some(delete) = &request.delete_range {
             kv::delete_range(&mut self.store.write(), delete).map(Response::DeleteRange)
-        } else if let Some(txn) = &request.txn {
-            txn::txn(&mut self.store.write(), txn, &no_lease).map(Response::Txn)
+        } else if let Some(request) = &request.txn {
+            txn::txn(&mut self.store.write(), request, &no_lease).map(Response::Txn)
         } else if let Some(compaction) = &request.compaction {
-            match self.compact(compaction, id) {
+            match self.compact(compaction, id, step) {
                 Some(result) => result.map(Response::Compaction),
                 None => return Ok(()),
             }
@@ -224,6 +228,7 @@ impl Applier {
         let result = match result {
             Ok(response) => Ok(response),
             Err(kv::KvError::Refused(error)) => Err(error),
+            Err(kv::KvError::Overtaken) => unreachable!("nothing compacts while an entry is applied"),
             Err(kv::KvError::Storage(error)) => return Err(StoreError::Storage(error)),
         };
         step.after.push(Effect::Reply(Reply { id, result }));
@@ -235,14 +240,16 @@ impl Applier {
         &mut self,
         request: &pb::CompactionRequest,
         id: u64,
+        step: &mut Step,
     ) -> Option<Result<pb::CompactionResponse, kv::KvError>> {
         if let Err(error) = self.store.compact(request.revision) {
             return Some(Err(error.into()));
         }
         let header = pb::ResponseHeader { revision: self.store.revision(), ..Default::default() };
         let response = pb::CompactionResponse { header: Some(header) };
+        step.compacting = true;
         if request.physical {
-            self.compacting.push(Reply { id, result: Ok(Response::Compaction(response)) });
+            self.compacting.push((request.revision, Reply { id, result: Ok(Response::Compaction(response)) }));
             return None;
         }
         Some(Ok(response))
@@ -268,13 +275,6 @@ impl Applier {
         }
     }
 
-    fn ask_for_compact_step(&mut self, effects: &mut Vec<Effect>) {
-        if !self.compact_step_due && self.store.is_compacting() {
-            self.compact_step_due = true;
-            effects.push(Effect::Compacting);
-        }
-    }
-
     fn finish(&mut self, step: Step) -> Vec<Effect> {
         let mut effects = Vec::with_capacity(step.after.len() + 3);
         if step.visible {
@@ -284,7 +284,10 @@ impl Applier {
         effects.extend(step.conf_changes);
         effects.extend(applied);
         effects.extend(step.after);
-        self.ask_for_compact_step(&mut effects);
+        if step.compacting && !self.compact_step_due {
+            self.compact_step_due = true;
+            effects.push(Effect::Compacting);
+        }
         effects
     }
 }
@@ -296,6 +299,8 @@ const CONF_STATE_KEY: &[u8] = b"confState";
 struct Step {
     visible: bool,
     applied: bool,
+    /// There is compaction left to do.
+    compacting: bool,
     conf_changes: Vec<Effect>,
     after: Vec<Effect>,
 }

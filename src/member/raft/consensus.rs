@@ -320,9 +320,13 @@ impl Consensus {
     fn tick(&mut self, now: Instant) {
         // raft-rs asserts that a sole voter which campaigns has persisted its whole log.
         let raft = &self.node.raft;
-        let unpersisted = raft.raft_log.persisted < raft.raft_log.last_index();
-        if !(raft.prs().is_singleton() && raft.state != StateRole::Leader && unpersisted) {
+        let is_persisted = raft.raft_log.persisted == raft.raft_log.last_index();
+        let is_sole_voter = raft.prs().is_singleton() && raft.promotable();
+        if !is_sole_voter || raft.state == StateRole::Leader {
             self.node.tick();
+        } else if is_persisted {
+            // There is nobody to wait for.
+            let _ = self.node.campaign();
         }
         let patience_ticks = (self.config.election_ticks / 2).max(1) as u64;
         self.reads.tick(now, patience_ticks);

@@ -6,15 +6,15 @@ use lockstep_proto::etcdserverpb::{self as pb, InternalRaftRequest, kv_server};
 use tonic::{Request, Response, Status};
 
 use super::{status, status_not_yet, store_status};
-use crate::member::apply::{Response as Applied, kv};
-use crate::member::check::{self, Limits};
-use crate::member::error::EtcdError;
+use crate::member::apply::{Response as Applied, kv, range, txn};
+use crate::member::check;
 use crate::mvcc::View;
+use crate::mvcc::read::Error as StoreError;
 use crate::server::node::{Consistency, Node};
 
 pub struct Kv {
     pub node: Arc<Node>,
-    pub limits: Limits,
+    pub max_txn_ops: usize,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -26,13 +26,14 @@ impl kv_server::Kv for Kv {
         let request = request.into_inner();
         check::range(&request).map_err(status)?;
         let view = self.view(request.serializable).await?;
+        let read = |view: &View| range::range(view, &request);
         let answer = if request.range_end.is_empty() {
-            kv::range(&*view, &request)
+            read(&view)
         } else {
             // May be long: other requests of this worker go on elsewhere meanwhile.
-            tokio::task::block_in_place(|| kv::range(&*view, &request))
+            tokio::task::block_in_place(|| self.read_newest(view, read))
         };
-        let mut response = answer.map_err(kv_status)?;
+        let mut response = answer.map_err(store_status)?;
         self.node.fill(&mut response.header);
         Ok(Response::new(response))
     }
@@ -72,13 +73,14 @@ impl kv_server::Kv for Kv {
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Answer<pb::TxnResponse> {
         self.node.admit(&request)?;
-        let txn = request.into_inner();
-        check::txn(&txn, self.limits).map_err(status)?;
-        let mut response = if check::is_read_only(&txn) {
-            let view = self.view(check::is_serializable(&txn)).await?;
-            tokio::task::block_in_place(|| kv::read_txn(&*view, &txn)).map_err(kv_status)?
+        let request = request.into_inner();
+        check::txn(&request, self.max_txn_ops).map_err(status)?;
+        let mut response = if txn::is_readonly(&request) {
+            let view = self.view(txn::is_serializable(&request)).await?;
+            let read = |view: &View| txn::txn_readonly(view, &request);
+            tokio::task::block_in_place(|| self.read_newest(view, read)).map_err(kv_status)?
         } else {
-            match self.propose(InternalRaftRequest { txn: Some(txn), ..Default::default() }).await? {
+            match self.propose(InternalRaftRequest { txn: Some(request), ..Default::default() }).await? {
                 Applied::Txn(response) => response,
                 other => return Err(unexpected(other)),
             }
@@ -101,6 +103,26 @@ impl kv_server::Kv for Kv {
 }
 
 impl Kv {
+    /// Reads on `view`, or on a newer one whenever compaction overtakes the read.
+    fn read_newest<T, E: Overtaken>(
+        &self,
+        mut view: Arc<View>,
+        read: impl Fn(&View) -> Result<T, E>,
+    ) -> Result<T, E> {
+        loop {
+            match read(&view) {
+                Err(error) if error.is_overtaken() => {
+                    let newer = self.node.local_view();
+                    if Arc::ptr_eq(&newer, &view) {
+                        return Err(error);
+                    }
+                    view = newer;
+                }
+                result => return result,
+            }
+        }
+    }
+
     async fn view(&self, serializable: bool) -> Result<Arc<View>, Status> {
         let consistency = if serializable { Consistency::Serializable } else { Consistency::Linearizable };
         self.node.view(consistency).await.map_err(status)
@@ -111,15 +133,31 @@ impl Kv {
     }
 }
 
+trait Overtaken {
+    fn is_overtaken(&self) -> bool;
+}
+
+impl Overtaken for StoreError {
+    fn is_overtaken(&self) -> bool {
+        matches!(self, StoreError::Overtaken)
+    }
+}
+
+impl Overtaken for kv::KvError {
+    fn is_overtaken(&self) -> bool {
+        matches!(self, kv::KvError::Overtaken)
+    }
+}
+
 fn kv_status(error: kv::KvError) -> Status {
     match error {
         kv::KvError::Refused(error) => status(error),
-        kv::KvError::Storage(error) => store_status(crate::mvcc::read::Error::Storage(error)),
+        kv::KvError::Overtaken => store_status(StoreError::Overtaken),
+        kv::KvError::Storage(error) => store_status(StoreError::Storage(error)),
     }
 }
 
 /// The log answered another request: a bug, and the member says so rather than inventing an answer.
 fn unexpected(response: Applied) -> Status {
-    let _ = EtcdError::Stopped;
     Status::internal(format!("the log answered with {response:?}"))
 }

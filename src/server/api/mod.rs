@@ -8,14 +8,12 @@ mod maintenance;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::response::{IntoResponse, Response};
 use lockstep_proto::etcdserverpb::{
     self as pb, cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
 };
 use tonic::{Code, Request, Status};
 
 use super::node::Node;
-use crate::member::check::Limits;
 use crate::member::error::EtcdError;
 use crate::mvcc::read::Error as StoreError;
 
@@ -23,23 +21,18 @@ use crate::mvcc::read::Error as StoreError;
 const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
 /// All services, for the client listeners.
-pub fn router(node: Arc<Node>, limits: Limits) -> Router {
+pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
     let max_request = node.max_request_bytes.saturating_add(GRPC_OVERHEAD_BYTES);
     macro_rules! serve {
         ($server:ident, $service:expr) => {
             $server::new($service).max_decoding_message_size(max_request).max_encoding_message_size(i32::MAX as usize)
         };
     }
-    tonic::service::Routes::new(serve!(KvServer, kv::Kv { node: node.clone(), limits }))
+    tonic::service::Routes::new(serve!(KvServer, kv::Kv { node: node.clone(), max_txn_ops }))
         .add_service(serve!(ClusterServer, cluster::Cluster { node: node.clone() }))
         .add_service(serve!(MaintenanceServer, maintenance::Maintenance { node }))
         .prepare()
         .into_axum_router()
-}
-
-/// The answer to a gRPC call that no service takes: clear, and in gRPC's own terms.
-pub fn not_served(path: &str) -> Response {
-    status_not_yet(path.trim_start_matches('/')).into_http::<axum::body::Body>().into_response()
 }
 
 fn status_not_yet(what: &str) -> Status {
@@ -54,6 +47,8 @@ fn store_status(error: StoreError) -> Status {
     match error {
         StoreError::Compacted => status(EtcdError::Compacted),
         StoreError::FutureRev => status(EtcdError::FutureRev),
+        // The read must be made again, and a client that retries does just that.
+        StoreError::Overtaken => status(EtcdError::TimeoutWaitAppliedIndex),
         StoreError::Storage(_) => Status::data_loss(error.to_string()),
     }
 }

@@ -78,7 +78,11 @@ pub fn bootstrap(config: &Config) -> Result<Bootstrap, String> {
         .iter()
         .map(|(name, urls)| {
             let peer_urls = urls::strings(urls);
-            BootstrapMember { id: ids::member_id(&peer_urls, &config.initial_cluster_token), name: name.clone(), peer_urls }
+            BootstrapMember {
+                id: ids::member_id(&peer_urls, &config.initial_cluster_token),
+                name: name.clone(),
+                peer_urls,
+            }
         })
         .collect();
     list.sort_by_key(|member| member.id);
@@ -161,7 +165,8 @@ fn resolve(url: &Url, deadline: Instant) -> Result<String, String> {
     if url.is_unix() || host == "localhost" {
         return Ok(url.to_string());
     }
-    let port: u16 = if port.is_empty() { 0 } else { port.parse().map_err(|_| format!("address {port}: invalid port"))? };
+    let port: u16 =
+        if port.is_empty() { 0 } else { port.parse().map_err(|_| format!("address {port}: invalid port"))? };
     loop {
         let error = match (host, port).to_socket_addrs() {
             Ok(addrs) => {

@@ -3,9 +3,9 @@
 //! Sections and rows are in the order of `--help`. A flag that comes to work changes its row here and is read in
 //! `mod.rs`; nothing else needs to know. Defaults are 3.7's.
 
+use super::flags::FlagDef;
 use super::flags::Kind::{self, *};
 use super::flags::Status::{self, *};
-use super::flags::FlagDef;
 
 /// A heading of `--help` and the flags under it.
 pub struct Section {
@@ -34,13 +34,7 @@ fn all() -> impl Iterator<Item = FlagDef> {
     SECTIONS.iter().flat_map(|s| s.flags).copied().chain(experimental).chain(ignored)
 }
 
-const fn flag(
-    name: &'static str,
-    kind: Kind,
-    default: &'static str,
-    status: Status,
-    help: &'static str,
-) -> FlagDef {
+const fn flag(name: &'static str, kind: Kind, default: &'static str, status: Status, help: &'static str) -> FlagDef {
     FlagDef { name, kind, default, status, help }
 }
 

@@ -159,7 +159,9 @@ impl FlagSet {
             match value::check(def.kind, value) {
                 Ok(()) => {
                     self.values.insert(def.name, (value.clone(), Source::Environment));
-                    notes.push(Note::UsedEnv { name: name.clone(), value: value.clone() });
+                    let secret = def.name.ends_with("password") || def.name == "discovery-user";
+                    let value = if secret { "***".to_string() } else { value.clone() };
+                    notes.push(Note::UsedEnv { name: name.clone(), value });
                 }
                 Err(e) => refused = Some(format!("invalid value {value:?} for {name}: {e}")),
             }

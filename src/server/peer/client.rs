@@ -176,9 +176,9 @@ impl Link {
         Ok(Link { host, sender, driver })
     }
 
-    /// Whether another request can be sent.
-    pub fn is_ready(&self) -> bool {
-        self.sender.is_ready()
+    /// Whether another request can be sent: waits for the end of the last one, and is false when the peer has closed.
+    pub async fn is_usable(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
     }
 
     /// Sends one request and waits for the head of its answer.

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -78,7 +78,9 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: Listener, shutdown: imp
 }
 
 async fn serve_connection(shared: Arc<Shared>, conn: Conn, remote: String) {
+    let served_before = AtomicBool::new(false);
     let service = service_fn(|request| {
+        served_before.store(true, Ordering::Relaxed);
         let (shared, remote) = (shared.clone(), remote.clone());
         async move { Ok::<_, Infallible>(route(shared, request, &remote).await) }
     });
@@ -90,9 +92,9 @@ async fn serve_connection(shared: Arc<Shared>, conn: Conn, remote: String) {
         .serve_connection(TokioIo::new(conn), service)
         .await;
     if let Err(error) = served {
-        // A peer that went away is no news; what came from nobody's client is.
+        // A peer that went away, or kept an idle connection for too long, is no news; what came from nobody's client is.
         let error_text = client::chain(&error);
-        if error.is_parse() || error.is_timeout() {
+        if error.is_parse() || (error.is_timeout() && !served_before.load(Ordering::Relaxed)) {
             warn!("local-member-id" = %shared.identity.member(), "remote-addr" = %remote, error = %error_text, "rejected connection");
         } else {
             debug!("remote-addr" = %remote, error = %error_text, "peer connection closed");

@@ -274,9 +274,11 @@ impl Shared {
     }
 
     fn stop(&self) {
-        self.stopped.send_replace(true);
-        let peers = std::mem::take(&mut *self.peers.write());
+        let mut peers = self.peers.write();
+        // Peers first: their connections then end because we say so, and are not logged as lost. No peer comes after the flag.
         peers.values().for_each(|peer| peer.stop());
+        peers.clear();
+        self.stopped.send_replace(true);
     }
 
     fn is_paused(&self) -> bool {

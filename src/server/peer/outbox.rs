@@ -75,27 +75,27 @@ struct State {
 }
 
 /// What became of a message.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
     Queued,
     Full,
-    /// No connection: the message comes back.
-    Detached(Message),
+    /// No connection: the message was left where it was.
+    Detached,
 }
 
 impl Outbox {
-    /// Queues a message; [`Outbox::wake`] sends it off.
-    pub fn push(&self, message: Message) -> Pushed {
-        let bytes = weight(&message);
+    /// Takes a message into the queue; [`Outbox::wake`] sends it off.
+    pub fn push(&self, message: &mut Message) -> Pushed {
+        let bytes = weight(message);
         let mut state = self.state.lock();
         if !state.attached {
-            return Pushed::Detached(message);
+            return Pushed::Detached;
         }
         if state.queue.len() >= QUEUE_MESSAGES || (state.bytes + bytes > QUEUE_BYTES && !state.queue.is_empty()) {
             return Pushed::Full;
         }
         state.bytes += bytes;
-        state.queue.push_back(message);
+        state.queue.push_back(std::mem::take(message));
         Pushed::Queued
     }
 

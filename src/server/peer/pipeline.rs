@@ -61,10 +61,14 @@ async fn post(shared: &Shared, peer: &Remote, link: &mut Option<Link>, body: Byt
     let url = peer.urls.pick().ok_or(RequestError::NoUrl)?;
     let sent = async {
         // A connection the peer has closed in the meantime costs nothing but a new one.
-        let open = match link.take().filter(Link::is_ready) {
-            Some(open) => link.insert(open),
-            None => link.insert(Link::open(&url).await?),
+        let usable = match link {
+            Some(open) => open.is_usable().await,
+            None => false,
         };
+        if !usable {
+            *link = Some(Link::open(&url).await?);
+        }
+        let open = link.as_mut().unwrap_or_else(|| unreachable!("opened above"));
         let mut headers = shared.identity.headers();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/protobuf"));
         let response = open.send(Method::POST, "/raft", headers, body).await?;

@@ -130,23 +130,21 @@ impl Remote {
     }
 
     /// Queues a message where etcd would: appends on their stream, the rest on the other, and all by POST while there is none.
-    pub fn push(&self, message: Message) -> Sent {
+    pub fn push(&self, mut message: Message) -> Sent {
         let kind = message.r#type();
-        let message = match kind {
+        let streams: &[&Outbox] = match kind {
             // A snapshot's database goes with it, by a POST of its own; that road is not built yet.
             MessageType::MsgSnap => return self.dropped(kind, "snapshots are not supported yet"),
-            MessageType::MsgApp => match self.msgapp.push(message) {
+            MessageType::MsgApp => &[&self.msgapp, &self.message],
+            _ => &[&self.message],
+        };
+        for stream in streams {
+            match stream.push(&mut message) {
                 Pushed::Queued => return Sent::Queued,
                 Pushed::Full => return self.dropped(kind, "the queue is full"),
-                Pushed::Detached(message) => message,
-            },
-            _ => message,
-        };
-        let message = match self.message.push(message) {
-            Pushed::Queued => return Sent::Queued,
-            Pushed::Full => return self.dropped(kind, "the queue is full"),
-            Pushed::Detached(message) => message,
-        };
+                Pushed::Detached => {}
+            }
+        }
         match self.pipeline.try_send(message) {
             Ok(()) => Sent::Queued,
             Err(_) => self.dropped(kind, "the queue is full"),

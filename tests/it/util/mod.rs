@@ -1,5 +1,13 @@
 //! What several test modules share.
 #![allow(dead_code)]
 
+pub mod client;
+pub mod differences;
+pub mod generator;
+pub mod model;
+pub mod mvcc_model;
 pub mod oracle;
 pub mod small_disk;
+pub mod process;
+pub mod target;
+pub mod start;

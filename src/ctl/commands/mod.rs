@@ -1,0 +1,38 @@
+//! The commands, one file each: what a command asks of the cluster, and which refusals come before it asks.
+//!
+//! A command reads its flags, builds one request, calls it through `client` and hands the answer to `printer`.
+
+pub mod compaction;
+pub mod del;
+pub mod endpoint;
+pub mod get;
+pub mod member;
+pub mod put;
+pub mod txn;
+mod txn_text;
+pub mod version;
+
+use bytes::Bytes;
+
+/// The smallest key after every key with this prefix; `\0`, "to the end", when there is none.
+fn prefix_end(prefix: &[u8]) -> Bytes {
+    match prefix.iter().rposition(|&byte| byte < 0xff) {
+        Some(last) => {
+            let mut end = prefix[..=last].to_vec();
+            end[last] += 1;
+            end.into()
+        }
+        None => Bytes::from_static(b"\0"),
+    }
+}
+
+/// Key and end of a range as `--prefix` and `--from-key` widen them.
+fn widen(key: &[u8], end: Option<&[u8]>, prefix: bool, from_key: bool) -> (Bytes, Bytes) {
+    let to_the_end = Bytes::from_static(b"\0");
+    match (prefix || from_key, key.is_empty()) {
+        (false, _) => (Bytes::copy_from_slice(key), Bytes::copy_from_slice(end.unwrap_or_default())),
+        (true, true) => (to_the_end.clone(), to_the_end),
+        (true, false) if from_key => (Bytes::copy_from_slice(key), to_the_end),
+        (true, false) => (Bytes::copy_from_slice(key), prefix_end(key)),
+    }
+}

@@ -1,0 +1,72 @@
+//! The default format: keys and values on a line each, lists as comma-separated lines.
+
+use lockstep_proto::etcdserverpb::response_op::Response;
+use lockstep_proto::etcdserverpb::{DeleteRangeResponse, PutResponse, RangeResponse, TxnResponse};
+use lockstep_proto::mvccpb::KeyValue;
+
+use super::{Health, Printer, Rows};
+
+pub fn range(printer: &Printer, response: &RangeResponse) -> Vec<u8> {
+    let mut out = Vec::new();
+    response.kvs.iter().for_each(|kv| pair(printer, &mut out, kv));
+    out
+}
+
+pub fn put(printer: &Printer, response: &PutResponse) -> Vec<u8> {
+    let mut out = b"OK\n".to_vec();
+    response.prev_kv.iter().for_each(|kv| pair(printer, &mut out, kv));
+    out
+}
+
+pub fn delete_range(printer: &Printer, response: &DeleteRangeResponse) -> Vec<u8> {
+    let mut out = format!("{}\n", response.deleted).into_bytes();
+    response.prev_kvs.iter().for_each(|kv| pair(printer, &mut out, kv));
+    out
+}
+
+pub fn txn(printer: &Printer, response: &TxnResponse) -> Vec<u8> {
+    let mut out = if response.succeeded { b"SUCCESS\n".to_vec() } else { b"FAILURE\n".to_vec() };
+    for answer in &response.responses {
+        out.push(b'\n');
+        match &answer.response {
+            Some(Response::ResponseRange(range_response)) => out.extend(range(printer, range_response)),
+            Some(Response::ResponsePut(put_response)) => out.extend(put(printer, put_response)),
+            Some(Response::ResponseDeleteRange(deleted)) => out.extend(delete_range(printer, deleted)),
+            Some(Response::ResponseTxn(nested)) => out.extend(txn(printer, nested)),
+            None => out.extend(b"unexpected response\n"),
+        }
+    }
+    out
+}
+
+pub fn rows(rows: &Rows) -> Vec<u8> {
+    rows.iter().flat_map(|row| (row.join(", ") + "\n").into_bytes()).collect()
+}
+
+/// What goes to standard output, and what to standard error.
+pub fn health(list: &[Health]) -> (Vec<u8>, Vec<u8>) {
+    let (mut well, mut ill) = (String::new(), String::new());
+    for Health { endpoint, took, error, .. } in list {
+        if error.is_empty() {
+            well.push_str(&format!("{endpoint} is healthy: successfully committed proposal: took = {took}\n"));
+        } else {
+            ill.push_str(&format!("{endpoint} is unhealthy: failed to commit proposal: {error}\n"));
+        }
+    }
+    (well.into(), ill.into())
+}
+
+fn pair(printer: &Printer, out: &mut Vec<u8>, kv: &KeyValue) {
+    let mut line = |bytes: &[u8]| {
+        if printer.hex {
+            bytes.iter().for_each(|byte| out.extend(format!("\\x{byte:02x}").bytes()));
+        } else {
+            out.extend_from_slice(bytes);
+        }
+        out.push(b'\n');
+    };
+    if !printer.value_only {
+        line(&kv.key);
+    }
+    line(&kv.value);
+}

@@ -1,0 +1,85 @@
+//! The HTTP faces of the client port that are not gRPC: health and version, as etcd 3.7 answers them.
+//!
+//! The member is seen through the [`Health`] trait only. The router of [`router`] sets no fallback, so that it merges with
+//! tonic's; [`fallback`] is the one for the merged router.
+
+mod health;
+mod version;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+pub use crate::proto::etcdserverpb::AlarmType;
+
+/// A future a [`Health`] hands out.
+pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
+
+/// What the health and version pages ask of a member.
+pub trait Health: Send + Sync + 'static {
+    fn has_leader(&self) -> bool;
+    /// Raised alarms: member id and kind.
+    fn alarms(&self) -> Vec<(u64, AlarmType)>;
+    fn is_learner(&self) -> bool;
+    /// `3.7.0`, or `None` before the cluster has agreed on one.
+    fn cluster_version(&self) -> Option<String>;
+    /// Version of the store's schema, or `None` before it is known.
+    fn storage_version(&self) -> Option<String>;
+    /// Reads one key from this member's store; the error is what a client would be told.
+    fn serializable_read(&self) -> Answer<'_>;
+    /// The same, agreed on by a quorum.
+    fn linearizable_read(&self) -> Answer<'_>;
+}
+
+/// `/health`, `/livez`, `/readyz` with their sub-paths, and `/version`. A read that takes longer than `request_limit`
+/// (etcd: 5 s and twice the election timeout) has failed.
+pub fn router(member: Arc<dyn Health>, request_limit: Duration) -> Router {
+    health::router(member.clone(), request_limit).merge(version::router(member))
+}
+
+/// What nobody else answers: an unknown gRPC service, or Go's 404 page.
+pub async fn fallback(request: Request) -> Response {
+    let grpc =
+        request.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+    if !grpc {
+        return plain(StatusCode::NOT_FOUND, "404 page not found\n".to_string());
+    }
+    let path = request.uri().path();
+    let message = match path.strip_prefix('/').and_then(|p| p.rsplit_once('/')) {
+        Some((service, _)) => format!("unknown service {service}"),
+        None => format!("malformed method name: {path:?}"),
+    };
+    tonic::Status::unimplemented(message).into_http::<Body>().into_response()
+}
+
+/// A page as Go's `http.Error` and our checks send it.
+fn plain(status: StatusCode, body: String) -> Response {
+    let mut response = (status, body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// etcd's 405: these pages are for GET, and not even for HEAD.
+fn only_get(method: &Method) -> Result<(), Box<Response>> {
+    if *method == Method::GET {
+        return Ok(());
+    }
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_string());
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+    Err(Box::new(response))
+}
+
+/// The values of one query parameter, in order; a parameter that cannot be decoded counts as absent.
+fn query_values(query: Option<&str>, name: &str) -> Vec<String> {
+    let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
+}

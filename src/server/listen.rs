@@ -1,0 +1,400 @@
+//! Sockets: binding them in Go's words, and serving gRPC (HTTP/2) and HTTP/1 on one port until told to stop.
+//!
+//! Nothing here knows what is served. A connection costs one task; the accept loop outlives every error of `accept`, a
+//! peer that opens a connection and says nothing is dropped, and a stop is bounded whatever the peers do.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Sleep};
+
+use super::config::{Config, Url};
+use super::log::errno_text;
+use super::peer;
+
+/// Connections that may wait for `accept`; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+/// A new connection must show which HTTP it speaks within this time.
+const OPENING_LIMIT: Duration = Duration::from_secs(10);
+/// HTTP/1: the time for a request's head, and the time an idle connection is kept.
+const HEADER_LIMIT: Duration = Duration::from_secs(60);
+/// Room for tokens and tracing headers, far below what could hurt.
+const MAX_HEADER_BYTES: u32 = 64 * 1024;
+/// One stream may have this much in flight, so that one large put needs no round trip for window updates ...
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// ... and one connection this much, whatever its number of streams.
+const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// `--socket-reuse-port` and `--socket-reuse-address`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SocketOptions {
+    pub reuse_port: bool,
+}
+
+/// How connections are served and how a stop ends.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeOptions {
+    pub max_concurrent_streams: u32,
+    /// `None`: never ping.
+    pub keepalive_interval: Option<Duration>,
+    pub keepalive_timeout: Duration,
+    /// How long requests in flight may take after a stop.
+    pub drain: Duration,
+}
+
+impl From<&Config> for SocketOptions {
+    fn from(config: &Config) -> SocketOptions {
+        SocketOptions { reuse_port: config.socket_reuse_port }
+    }
+}
+
+impl From<&Config> for ServeOptions {
+    fn from(config: &Config) -> ServeOptions {
+        let interval = config.grpc_keepalive_interval_ms;
+        // gRPC's own default stands in for "no limit": an unanswered ping has to end some time.
+        let timeout = if config.grpc_keepalive_timeout_ms == 0 { 20_000 } else { config.grpc_keepalive_timeout_ms };
+        ServeOptions {
+            max_concurrent_streams: config.max_concurrent_streams,
+            keepalive_interval: (interval > 0).then(|| Duration::from_millis(interval)),
+            keepalive_timeout: Duration::from_millis(timeout),
+            drain: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    address: String,
+    file: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Removes a unix listener's file when it is dropped.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Listener {
+    /// Binds what a URL says, inside a tokio runtime. A socket file left behind by a dead process is replaced.
+    pub fn bind(url: &Url, options: SocketOptions) -> Result<Listener, String> {
+        if url.is_unix() { bind_unix(url) } else { bind_tcp(url, options) }
+    }
+
+    /// Binds each URL; nothing stays bound when one fails.
+    pub fn bind_all(urls: &[Url], options: SocketOptions) -> Result<Vec<Listener>, String> {
+        urls.iter().map(|url| Listener::bind(url, options)).collect()
+    }
+
+    /// Where it listens in truth: the port that the kernel chose for port 0, or the file.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// For the peers' transport, which serves its own protocol; the file is to be kept until that ends.
+    pub fn into_peer(self) -> (peer::Listener, Option<SocketFile>) {
+        let listener = match self.socket {
+            Socket::Tcp(listener) => peer::Listener::Tcp(listener),
+            Socket::Unix(listener) => peer::Listener::Unix(listener),
+        };
+        (listener, self.file)
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody else may have removed it: then there is nothing left to tidy.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Serves `app` on every listener until `shutdown` turns true (or its sender is gone), then stops accepting, lets
+/// requests in flight end within `options.drain`, and returns.
+pub async fn serve(listeners: Vec<Listener>, app: Router, options: ServeOptions, shutdown: watch::Receiver<bool>) {
+    // Every task holds the sender; `recv` answers `None` when the last one is gone.
+    let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    for listener in listeners {
+        tokio::spawn(accept_loop(listener, app.clone(), options, shutdown.clone(), alive.clone()));
+    }
+    drop(alive);
+    all_gone.recv().await;
+}
+
+async fn accept_loop(
+    listener: Listener,
+    app: Router,
+    options: ServeOptions,
+    shutdown: watch::Receiver<bool>,
+    alive: mpsc::Sender<()>,
+) {
+    let builder = http_builder(options);
+    let connection = |io: Opening| Connection {
+        io,
+        app: app.clone(),
+        builder: builder.clone(),
+        drain: options.drain,
+        shutdown: shutdown.clone(),
+        _alive: alive.clone(),
+    };
+    let mut stop = shutdown.clone();
+    let mut pause = ACCEPT_PAUSE_MIN;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            accepted = listener.socket.accept() => accepted,
+        };
+        match accepted {
+            Ok(stream) => {
+                pause = ACCEPT_PAUSE_MIN;
+                tokio::spawn(connection(Opening::new(stream)).run());
+            }
+            Err(e) if is_one_connections_fault(&e) => {}
+            Err(e) => {
+                tracing::warn!(
+                    address = listener.address(),
+                    error = errno_text(&e),
+                    "retry-ms" = pause.as_millis() as u64,
+                    "cannot accept connections; will retry"
+                );
+                let _ = tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await;
+                pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+            }
+        }
+    }
+}
+
+impl Socket {
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Socket::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // It only fails on a connection that is gone, which the first read will find out.
+                let _ = stream.set_nodelay(true);
+                Ok(Stream::Tcp(stream))
+            }
+            Socket::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Errors of `accept` that say nothing about the listener.
+fn is_one_connections_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn http_builder(options: ServeOptions) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout);
+    builder
+}
+
+/// One accepted connection.
+struct Connection {
+    io: Opening,
+    app: Router,
+    builder: Builder<TokioExecutor>,
+    drain: Duration,
+    shutdown: watch::Receiver<bool>,
+    _alive: mpsc::Sender<()>,
+}
+
+impl Connection {
+    async fn run(mut self) {
+        let service = TowerToHyperService::new(self.app);
+        let serving = self.builder.serve_connection_with_upgrades(TokioIo::new(self.io), service);
+        tokio::pin!(serving);
+        tokio::select! {
+            biased;
+            // Peers that break off or talk nonsense are theirs to explain; etcd logs neither.
+            _ = serving.as_mut() => return,
+            _ = self.shutdown.wait_for(|stop| *stop) => {}
+        }
+        serving.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(self.drain, serving).await;
+    }
+}
+
+fn bind_tcp(url: &Url, options: SocketOptions) -> Result<Listener, String> {
+    let (host, port) = url.host_port();
+    let port: u16 = match port {
+        "" => 0,
+        port => port.parse().map_err(|_| format!("listen tcp: address {port}: invalid port"))?,
+    };
+    let wanted = resolve(host, port).map_err(|e| format!("listen tcp: lookup {host}: {}", errno_text(&e)))?;
+    let socket = match wanted.ip() {
+        // As Go: every IPv4 address means every address, where the host has IPv6 at all.
+        IpAddr::V4(ip) if ip.is_unspecified() => {
+            let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+            listen_tcp(both, options).or_else(|e| match e.raw_os_error() {
+                Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => listen_tcp(wanted, options),
+                _ => Err(e),
+            })
+        }
+        _ => listen_tcp(wanted, options),
+    };
+    let socket = socket.map_err(|e| format!("listen tcp {wanted}: bind: {}", errno_text(&e)))?;
+    let address = socket.local_addr().map_or_else(|_| wanted.to_string(), |addr| addr.to_string());
+    Ok(Listener { socket: Socket::Tcp(socket), address, file: None })
+}
+
+fn listen_tcp(addr: SocketAddr, options: SocketOptions) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    // Go sets this on every listener, with or without etcd's flag: a restart must not wait for TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    if options.reuse_port {
+        socket.set_reuseport(true)?;
+    }
+    // Accepted sockets inherit it: a client whose host vanished is noticed some time.
+    socket.set_keepalive(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
+/// The first IPv4 address of a name, or else the first, as Go listens.
+fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
+    if host.is_empty() {
+        return Ok(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port));
+    }
+    let addrs: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
+    let first = addrs.iter().find(|a| a.is_ipv4()).or(addrs.first());
+    first.copied().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such host"))
+}
+
+fn bind_unix(url: &Url) -> Result<Listener, String> {
+    let path = PathBuf::from(url.socket_path());
+    let named = |what: &str| format!("listen unix {}: {what}", path.display());
+    match std::fs::symlink_metadata(&path) {
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(named("bind: a file that is no socket is in the way; remove it or choose another path"));
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(&path).is_ok() => {
+            return Err(named("bind: address already in use"));
+        }
+        Ok(_) => std::fs::remove_file(&path).map_err(|e| named(&format!("remove: {}", errno_text(&e))))?,
+        Err(_) => {}
+    }
+    let socket = UnixListener::bind(&path).map_err(|e| named(&format!("bind: {}", errno_text(&e))))?;
+    let address = path.display().to_string();
+    Ok(Listener { socket: Socket::Unix(socket), address, file: Some(SocketFile(path)) })
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+/// A connection whose first bytes have a deadline: until they show HTTP/1 or the whole preface of HTTP/2, no other
+/// timeout runs.
+struct Opening {
+    stream: Stream,
+    seen: usize,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Opening {
+    fn new(stream: Stream) -> Opening {
+        let deadline = tokio::time::sleep_until(Instant::now() + OPENING_LIMIT);
+        Opening { stream, seen: 0, deadline: Some(Box::pin(deadline)) }
+    }
+
+    fn saw(&mut self, bytes: &[u8]) {
+        let expected = &HTTP2_PREFACE[self.seen..];
+        let compared = bytes.len().min(expected.len());
+        self.seen += compared;
+        if bytes[..compared] != expected[..compared] || self.seen == HTTP2_PREFACE.len() {
+            self.deadline = None;
+        }
+    }
+}
+
+impl AsyncRead for Opening {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        let Some(deadline) = &mut self.deadline else { return polled };
+        if polled.is_ready() {
+            self.saw(&buf.filled()[before..]);
+            return polled;
+        }
+        match deadline.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for Opening {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.is_write_vectored(),
+            Stream::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! One life of a server: bind, lock, boot, run, serve, and stop in order.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::config::Config;
+use super::config::urls::strings;
+use super::disk::{DirLock, RealDisk};
+use super::host::{self, Host, MemberParts, Pace, RealClock};
+use super::listen::{self, Listener, ServeOptions, SocketOptions};
+use super::log::{self, FATAL};
+use super::node::Node;
+use super::peers::{PeerHandler, follow_membership};
+use super::{api, attend, http, peer};
+use crate::member::apply::Effect;
+use crate::member::boot::{self, Booted};
+use crate::member::membership::Member;
+use crate::member::raft::Input;
+use crate::ports::disk::Disk;
+use crate::ports::network::Network;
+use crate::{ETCD_VERSION, VERSION, mvcc, wal};
+
+/// Time that a stop may take, handing leadership over included.
+const STOP_LIMIT: Duration = Duration::from_millis(1_800);
+/// The part of it for handing over.
+const HANDOVER_LIMIT: Duration = Duration::from_millis(1_000);
+/// What clients still under way get to finish.
+const DRAIN_LIMIT: Duration = Duration::from_millis(300);
+/// How long a new member waits for its peers to say who is in the cluster.
+const PEER_LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Entries kept in memory for followers that are a little behind.
+const LOG_CACHE_BYTES: u64 = 64 << 20;
+/// A request waits this long, and two elections.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs a server until a signal ends it. The error says why it could not start, or go on.
+pub fn run(config: Config) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("starting the worker threads: {e}"))?;
+    let stopped = runtime.block_on(serve(config));
+    // What is left (connections that would not drain) does not hold up the stop.
+    runtime.shutdown_background();
+    die_of(stopped?);
+    Ok(())
+}
+
+/// Returns the signal that ended it.
+async fn serve(config: Config) -> Result<i32, String> {
+    let sockets = SocketOptions::from(&config);
+    info!("listen-peer-urls" = ?log::json(&strings(&config.listen_peer_urls)), "configuring peer listeners");
+    let peer_listeners = Listener::bind_all(&config.listen_peer_urls, sockets)?;
+    info!("listen-client-urls" = ?log::json(&strings(&config.listen_client_urls)), "configuring client listeners");
+    let client_listeners = Listener::bind_all(&config.listen_client_urls, sockets)?;
+
+    let (disk, wal_disk, _lock) = open_disks(&config)?;
+    let booted = boot_member(&config, disk, wal_disk).await?;
+    let member = Running::start(&config, booted);
+    let mut signals = Signals::listen()?;
+
+    let peer_stop = member.node.watch_stopping();
+    for listener in peer_listeners {
+        info!(address = %listener.address(), "serving peer traffic");
+        let (transport, mut stop) = (member.transport.clone(), peer_stop.clone());
+        let (listener, file) = listener.into_peer();
+        tokio::spawn(async move {
+            transport.serve(listener, async move { drop(stop.wait_for(|s| *s).await) }).await;
+            drop(file);
+        });
+    }
+    let node = &member.node;
+    tokio::spawn(follow_membership(node.clone(), member.transport.clone()));
+    tokio::spawn(attend::log_cluster_version(node.clone()));
+    tokio::spawn(attend::decide_cluster_version(node.clone()));
+
+    // As in etcd, clients wait in the listeners' queues until the member is part of a cluster that works.
+    let client_urls = strings(&config.advertise_client_urls);
+    let first_signal = tokio::select! {
+        _ = attend::publish(node, &config.name, &client_urls) => None,
+        signal = signals.next() => Some(signal),
+    };
+    let signal = match first_signal {
+        Some(signal) => {
+            log_signal(signal);
+            signals.exit_at_second();
+            signal
+        }
+        None => {
+            info!("ready to serve client requests");
+            for listener in &client_listeners {
+                info!(address = %listener.address(), "serving client traffic insecurely; this is strongly discouraged!");
+            }
+            let (stop_clients, clients_stopping) = watch::channel(false);
+            let app = api::router(node.clone(), config.max_txn_ops as usize)
+                .merge(http::router(node.clone(), node.request_timeout))
+                .fallback(http::fallback);
+            let options = ServeOptions { drain: DRAIN_LIMIT, ..ServeOptions::from(&config) };
+            let clients = tokio::spawn(listen::serve(client_listeners, app, options, clients_stopping));
+            notify_init_daemon();
+            let signal = signals.next().await;
+            log_signal(signal);
+            signals.exit_at_second();
+            member.hand_over().await;
+            stop_clients.send_replace(true);
+            node.stop();
+            let _ = tokio::time::timeout(DRAIN_LIMIT, clients).await;
+            signal
+        }
+    };
+    member.stop().await;
+    info!(name = %config.name, "data-dir" = %config.data_dir.display(), "closed etcd server");
+    Ok(signal)
+}
+
+fn open_disks(config: &Config) -> Result<(Arc<dyn Disk>, Arc<dyn Disk>, DirLock), String> {
+    let open = |path: &Path| -> Result<Arc<dyn Disk>, String> {
+        let disk = RealDisk::new(path).map_err(|e| format!("cannot use the data directory {}: {e}", path.display()))?;
+        Ok(Arc::new(disk))
+    };
+    let disk = open(&config.data_dir)?;
+    let lock = DirLock::acquire(&config.data_dir).map_err(|e| e.to_string())?;
+    let wal_disk = match &config.wal_dir {
+        Some(dir) => open(dir.parent().unwrap_or(Path::new("/")))?,
+        None => disk.clone(),
+    };
+    Ok((disk, wal_disk, lock))
+}
+
+async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>) -> Result<Booted, String> {
+    let wal_dir = match &config.wal_dir {
+        Some(dir) => dir.file_name().map(|name| name.to_string_lossy().into_owned()).ok_or("--wal-dir names no directory")?,
+        None => boot::WAL_DIR.to_owned(),
+    };
+    let is_new = !wal::Wal::exists(&*wal_disk, &wal_dir).map_err(|e| e.to_string())?;
+    let mut boot_config = boot::Config {
+        member_id: 0,
+        cluster_id: 0,
+        founders: Vec::new(),
+        wal_dir,
+        wal: wal::Options { sync: !config.unsafe_no_fsync, ..Default::default() },
+        store: mvcc::Options::default(),
+        raft: boot::RaftConfig {
+            election_ticks: (config.election_ms / config.heartbeat_ms) as usize,
+            heartbeat_ticks: 1,
+            pre_vote: config.pre_vote,
+            check_quorum: true,
+            log_cache_bytes: LOG_CACHE_BYTES,
+            log_slack_entries: config.snapshot_count.clamp(1, 100_000),
+            seed: random_seed(),
+        },
+    };
+    if is_new {
+        let config = config.clone();
+        let founding = tokio::task::spawn_blocking(move || config.bootstrap()).await.map_err(|e| e.to_string())??;
+        let founders = founding.members.iter().map(|m| Member {
+            id: m.id,
+            name: m.name.clone(),
+            peer_urls: m.peer_urls.clone(),
+            ..Default::default()
+        });
+        boot_config.member_id = founding.local_id;
+        boot_config.cluster_id = founding.cluster_id;
+        boot_config.founders = founders.collect();
+        refuse_known_member(&boot_config).await?;
+    }
+    let path = format!("{}/{}", disk_root(config), boot::STORE_PATH);
+    let started = Instant::now();
+    let booted = tokio::task::spawn_blocking(move || boot::boot(disk, wal_disk, &boot_config))
+        .await
+        .map_err(|e| format!("booting the member: {e}"))?
+        .map_err(|e| e.to_string())?;
+    info!(path = %path, took = ?started.elapsed(), "opened backend db");
+    if let Some(repaired) = &booted.repaired {
+        warn!(repaired = %repaired, "repaired the torn tail of the write-ahead log");
+    }
+    let status = booted.consensus.status();
+    info!(
+        "local-member-id" = %hex(booted.member_id),
+        "cluster-id" = %hex(booted.cluster_id),
+        "is-new" = booted.is_new,
+        "boot-epoch" = booted.epoch,
+        "raft-term" = status.term,
+        "commit-index" = status.commit,
+        "lockstep-version" = VERSION,
+        "etcd-version" = ETCD_VERSION,
+        "starting local member"
+    );
+    Ok(booted)
+}
+
+/// A member whose cluster already knows it has run before: without its data it must not pretend to be that member.
+async fn refuse_known_member(config: &boot::Config) -> Result<(), String> {
+    for member in config.founders.iter().filter(|m| m.id != config.member_id) {
+        let Ok(remote) = peer::get_cluster_from_peers(&member.peer_urls, PEER_LOOK_TIMEOUT).await else { continue };
+        if remote.cluster_id != config.cluster_id {
+            return Err(format!(
+                "the member at {} belongs to cluster {}, but --initial-cluster and --initial-cluster-token make cluster {}: check these \
+                 flags, or start from an empty data directory on every member",
+                member.peer_urls.join(","),
+                hex(remote.cluster_id),
+                hex(config.cluster_id)
+            ));
+        }
+        let known = remote.members.iter().find(|m| m.id == config.member_id);
+        if known.is_some_and(|m| !m.client_urls.is_empty()) {
+            return Err(format!(
+                "member {} has already been bootstrapped, but its data directory is empty: restore the directory, or remove the \
+                 member from the cluster and add it again",
+                hex(config.member_id)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The member's threads, and what they are reached by.
+struct Running {
+    node: Arc<Node>,
+    transport: peer::Transport,
+    host: Host,
+}
+
+impl Running {
+    fn start(config: &Config, mut booted: Booted) -> Running {
+        let first = booted.applier.start();
+        let view = first.iter().find_map(|e| if let Effect::Publish(view) = e { Some(view.clone()) } else { None });
+        let (mailbox, inbox) = host::mailbox();
+        let clock = RealClock::start();
+        let node = Arc::new(Node::new(
+            booted.member_id,
+            booted.cluster_id,
+            booted.epoch,
+            config.max_request_bytes as usize,
+            REQUEST_TIMEOUT + Duration::from_millis(2 * config.election_ms),
+            mailbox.clone(),
+            clock,
+            view.expect("a member begins by publishing a view"),
+            booted.applier.membership().clone(),
+            booted.consensus.status(),
+        ));
+        let handler = Arc::new(PeerHandler::new(mailbox));
+        handler.set_node(node.clone());
+        let transport = peer::Transport::new(
+            peer::Config {
+                member_id: booted.member_id,
+                cluster_id: booted.cluster_id,
+                server_version: ETCD_VERSION.to_owned(),
+                min_cluster_version: "3.0.0".to_owned(),
+                peer_urls: strings(&config.initial_advertise_peer_urls),
+                max_message_bytes: peer::DEFAULT_MAX_MESSAGE_BYTES,
+            },
+            handler,
+        );
+        let network: Arc<dyn Network> = Arc::new(transport.clone());
+        let pace = Pace {
+            tick: Duration::from_millis(config.heartbeat_ms),
+            commit: Duration::from_millis(100),
+            compact: Duration::from_millis(10),
+        };
+        let fatal: host::Fatal = Arc::new(|reason| {
+            tracing::error!(target: FATAL, reason = %reason, "the member stops: it cannot keep what it has promised");
+            std::process::exit(1);
+        });
+        let host = Host::start(MemberParts::new(booted, first), inbox, node.clone(), network, clock, pace, fatal);
+        Running { node, transport, host }
+    }
+
+    /// A leader gives its place to the peer that has been connected the longest, so that nobody waits for an election.
+    async fn hand_over(&self) {
+        let local = self.node.member_id;
+        if self.node.status().leader != local {
+            return;
+        }
+        let membership = self.node.membership();
+        let voters = membership.members().filter(|m| m.id != local && !m.is_learner);
+        let connected = voters.filter_map(|m| Some((self.transport.active_since(m.id)?, m.id)));
+        let Some((_, to)) = connected.min() else {
+            info!("local-member-id" = %hex(local), "skipped leadership transfer: no other voting member is connected");
+            return;
+        };
+        info!("local-member-id" = %hex(local), "transferee-member-id" = %hex(to), "leadership transfer starting");
+        self.node.mailbox.consensus(Input::Transfer(to));
+        let mut leader = self.node.watch_leader();
+        let moved = tokio::time::timeout(HANDOVER_LIMIT, leader.wait_for(|id| *id != local && *id != 0)).await;
+        match moved {
+            Ok(_) => info!("local-member-id" = %hex(local), "leadership transfer finished"),
+            Err(_) => warn!("local-member-id" = %hex(local), "leadership transfer took too long; stopping without it"),
+        }
+    }
+
+    async fn stop(self) {
+        self.node.stop();
+        let host = self.host;
+        let threads = tokio::task::spawn_blocking(move || host.stop());
+        if tokio::time::timeout(STOP_LIMIT, threads).await.is_err() {
+            warn!("the member's threads did not stop in time; what they had not finished is in the write-ahead log");
+        }
+        self.transport.stop();
+    }
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals, String> {
+        let on = |kind| signal(kind).map_err(|e| format!("listening for signals: {e}"));
+        Ok(Signals { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.terminate.recv() => libc::SIGTERM,
+            _ = self.interrupt.recv() => libc::SIGINT,
+        }
+    }
+
+    /// Whoever asks twice does not want to wait.
+    fn exit_at_second(mut self) {
+        tokio::spawn(async move {
+            let signal = self.next().await;
+            std::process::exit(128 + signal);
+        });
+    }
+}
+
+/// Whoever started this process learns from its status which signal ended it, as of an etcd. An init process just exits.
+fn die_of(signal: i32) {
+    if std::process::id() == 1 {
+        return;
+    }
+    // SAFETY: both calls are safe at any time; the process ends in the second.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+}
+
+fn log_signal(signal: i32) {
+    let name = if signal == libc::SIGINT { "interrupt" } else { "terminated" };
+    info!(signal = %name, "received signal; shutting down");
+}
+
+/// Tells systemd (`Type=notify`) that the server is up.
+fn notify_init_daemon() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    info!("notifying init daemon");
+    match notify(&path) {
+        Ok(()) => info!("successfully notified init daemon"),
+        Err(error) => warn!(error = %error, "failed to notify init daemon"),
+    }
+}
+
+fn notify(path: &std::ffi::OsStr) -> std::io::Result<()> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let address = match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(path)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address)?;
+    Ok(())
+}
+
+/// Election time-outs of two members must not be drawn alike.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+fn disk_root(config: &Config) -> String {
+    config.data_dir.display().to_string()
+}
+
+fn hex(id: u64) -> String {
+    format!("{id:x}")
+}

@@ -1,0 +1,117 @@
+//! Single gRPC calls with their answers decoded: is a server up, who leads. Not for load; `wire` is.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::RecvStream;
+use h2::client::SendRequest;
+use http::{HeaderMap, Method, Request, Version};
+use prost::Message;
+use std::borrow::Cow;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// What a failed request says; static where it can be, so that a storm of errors stays cheap.
+pub type Failure = Cow<'static, str>;
+
+pub const PUT: &str = "/etcdserverpb.KV/Put";
+pub const RANGE: &str = "/etcdserverpb.KV/Range";
+pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
+
+/// The bytes of a gRPC frame before its message: not compressed, then the length.
+pub const FRAME_HEAD: usize = 5;
+
+/// A connection; the connection's own task is spawned onto the current runtime and ends with it.
+async fn connect(endpoint: &str) -> Result<SendRequest<Bytes>, String> {
+    let open = async {
+        let socket = TcpStream::connect(endpoint).await.map_err(|why| why.to_string())?;
+        socket.set_nodelay(true).map_err(|why| why.to_string())?;
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(1 << 20).initial_connection_window_size(1 << 24).enable_push(false);
+        builder.initial_max_send_streams(1000);
+        let (send, connection) = builder.handshake(socket).await.map_err(|why| why.to_string())?;
+        tokio::spawn(connection);
+        Ok(send)
+    };
+    let opened = tokio::time::timeout(Duration::from_secs(5), open).await.unwrap_or(Err("timed out".into()));
+    opened.map_err(|why: String| format!("connect to {endpoint}: {why}"))
+}
+
+fn head(endpoint: &str, path: &str) -> Request<()> {
+    Request::builder()
+        .method(Method::POST)
+        .version(Version::HTTP_2)
+        .uri(format!("http://{endpoint}{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .expect("an endpoint is HOST:PORT")
+}
+
+/// A message as a gRPC frame.
+pub fn frame(message: &impl Message) -> BytesMut {
+    let length = message.encoded_len();
+    let mut out = BytesMut::with_capacity(FRAME_HEAD + length);
+    out.put_u8(0);
+    out.put_u32(length as u32);
+    message.encode(&mut out).expect("the buffer is long enough");
+    out
+}
+
+/// One request on a connection of its own, with its answer decoded.
+pub async fn unary<T: Message + Default>(endpoint: &str, path: &str, request: &impl Message) -> Result<T, String> {
+    let mut send = connect(endpoint).await?;
+    let (head, mut answer) = (head(endpoint, path), BytesMut::new());
+    let exchange = exchange(&mut send, &head, frame(request).freeze(), |chunk| answer.extend_from_slice(&chunk));
+    match tokio::time::timeout(Duration::from_secs(5), exchange).await {
+        Ok(done) => done.map_err(|why| format!("{path} at {endpoint}: {why}"))?,
+        Err(_) => return Err(format!("{path} at {endpoint}: no answer in 5 s")),
+    }
+    let message = answer.get(FRAME_HEAD..).ok_or_else(|| format!("{path} at {endpoint}: no message in the answer"))?;
+    T::decode(message).map_err(|why| format!("{path} at {endpoint}: {why}"))
+}
+
+async fn exchange(
+    send: &mut SendRequest<Bytes>,
+    head: &Request<()>,
+    body: Bytes,
+    mut take: impl FnMut(Bytes),
+) -> Result<(), Failure> {
+    std::future::poll_fn(|context| send.poll_ready(context)).await.map_err(broken)?;
+    let (response, mut stream) = send.send_request(head.clone(), false).map_err(broken)?;
+    stream.send_data(body, true).map_err(broken)?;
+    let (parts, mut body) = response.await.map_err(broken)?.into_parts();
+    if parts.headers.contains_key("grpc-status") {
+        return status(&parts.headers);
+    }
+    if !parts.status.is_success() {
+        return Err(format!("HTTP {}", parts.status).into());
+    }
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk.map_err(broken)?;
+        let _ = body.flow_control().release_capacity(chunk.len());
+        take(chunk);
+    }
+    ended(body).await
+}
+
+async fn ended(mut body: RecvStream) -> Result<(), Failure> {
+    match body.trailers().await.map_err(broken)? {
+        Some(trailers) => status(&trailers),
+        None => Err("the answer has no trailers".into()),
+    }
+}
+
+fn status(headers: &HeaderMap) -> Result<(), Failure> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    match text("grpc-status") {
+        Some("0") => Ok(()),
+        Some(code) => Err(format!("code {code}: {}", text("grpc-message").unwrap_or_default()).into()),
+        None => Err("the answer has no grpc-status".into()),
+    }
+}
+
+fn broken(why: h2::Error) -> Failure {
+    if why.is_io() {
+        return "connection lost".into();
+    }
+    why.to_string().into()
+}

@@ -1,0 +1,49 @@
+//! A thin blocking gRPC client of one server: what a test sends is exactly what goes over the wire.
+//!
+//! It validates nothing, retries nothing and follows no leader, because the tests are about the server's own answers.
+
+use lockstep::proto::etcdserverpb::cluster_client::ClusterClient;
+use lockstep::proto::etcdserverpb::kv_client::KvClient;
+use lockstep::proto::etcdserverpb::lease_client::LeaseClient;
+use lockstep::proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use lockstep::proto::etcdserverpb::*;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+pub struct Client {
+    runtime: tokio::runtime::Runtime,
+    channel: Channel,
+}
+
+macro_rules! unary {
+    ($($name:ident: $client:ident($request:ty) -> $response:ty;)*) => {
+        $(pub fn $name(&self, request: $request) -> Result<$response, Status> {
+            let mut client = $client::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+            self.runtime.block_on(client.$name(request)).map(tonic::Response::into_inner)
+        })*
+    };
+}
+
+impl Client {
+    /// Connects lazily: the first request does.
+    pub fn connect(url: &str) -> Client {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let endpoint = Endpoint::from_shared(url.to_owned()).expect("a URL").tcp_nodelay(true);
+        let channel = runtime.block_on(async { endpoint.connect_lazy() });
+        Client { runtime, channel }
+    }
+
+    unary! {
+        range: KvClient(RangeRequest) -> RangeResponse;
+        put: KvClient(PutRequest) -> PutResponse;
+        delete_range: KvClient(DeleteRangeRequest) -> DeleteRangeResponse;
+        txn: KvClient(TxnRequest) -> TxnResponse;
+        compact: KvClient(CompactionRequest) -> CompactionResponse;
+        status: MaintenanceClient(StatusRequest) -> StatusResponse;
+        hash: MaintenanceClient(HashRequest) -> HashResponse;
+        hash_kv: MaintenanceClient(HashKvRequest) -> HashKvResponse;
+        move_leader: MaintenanceClient(MoveLeaderRequest) -> MoveLeaderResponse;
+        member_list: ClusterClient(MemberListRequest) -> MemberListResponse;
+        lease_grant: LeaseClient(LeaseGrantRequest) -> LeaseGrantResponse;
+    }
+}
