@@ -9,6 +9,9 @@ mod util;
 
 #[path = "it/mvcc.rs"]
 mod mvcc;
+
+#[path = "it/core.rs"]
+mod core;
 #[path = "it/disk_contract.rs"]
 mod disk_contract;
 #[path = "it/wal.rs"]

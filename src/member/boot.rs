@@ -84,10 +84,10 @@ pub enum Error {
     )]
     LogTooShort { last: u64, applied: u64 },
     #[error(
-        "the write-ahead log begins after entry {first}, but the store holds only what entry {applied} did: the store was lost or is an \
+        "the write-ahead log begins after entry {before}, but the store holds only what entry {applied} did: the store was lost or is an \
          old copy; restore the member from a backup, or remove it from the cluster and add it again"
     )]
-    LogTooLate { first: u64, applied: u64 },
+    LogTooLate { before: u64, applied: u64 },
     #[error("{0}")]
     Raft(String),
 }
@@ -124,8 +124,8 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
         return Err(Error::LogTooShort { last, applied });
     }
     let first = wal.first_index();
-    if first > applied + 1 {
-        return Err(Error::LogTooLate { first, applied });
+    if first > applied.max(1) {
+        return Err(Error::LogTooLate { before: first - 1, applied });
     }
     // The oldest entry stands for all before it: its own term is known, theirs are not.
     let truncated = if first == 1 { (0, 0) } else { (first, wal.term(first)?) };

@@ -546,7 +546,8 @@ impl Consensus {
             self.replicated_everywhere = self.replicated_everywhere.max(index);
         }
         let needed = self.replicated_everywhere.min(self.store_durable).min(self.applied);
-        let index = needed.saturating_sub(self.config.log_slack_entries);
+        // The last entry that the store holds stays, whatever the slack: a restart needs its term, and goes on behind it.
+        let index = needed.saturating_sub(self.config.log_slack_entries.max(1));
         let log = self.node.mut_store();
         // In steps, so that it costs nothing a message.
         let step = (self.config.log_slack_entries / 4).max(1);

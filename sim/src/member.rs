@@ -1,0 +1,477 @@
+//! One member on a disk in memory, moved stage by stage by whoever holds it.
+//!
+//! What production's four threads do (consensus, log, apply, backend), without threads: each stage has a queue and a method
+//! that works some of it off. Between any two calls the process may die: [`SimMember::crash`] drops everything that was not
+//! durable, and [`SimMember::boot`] starts over from the disk by the same steps as production. This file decides
+//! nothing: no order, no delay, no fault is its own.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use lockstep::member::apply::{self, Applier, Response};
+use lockstep::member::boot::{self, Booted};
+use lockstep::member::error::EtcdError;
+use lockstep::member::membership::Member;
+use lockstep::member::raft::{Consensus, Effect, Fetch, Input, Persist, Proposal, ReadRequest, Status};
+use lockstep::mvcc::{self, Backend, Batch, View};
+use lockstep::ports::clock::Instant;
+use lockstep::wal::{self, Wal};
+use lockstep_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
+use lockstep_proto::raftpb;
+use prost::Message;
+use rand_core::RngCore;
+
+use crate::disk::{Loss, MemDisk};
+
+/// How members of a simulated cluster are set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Members 1 to this.
+    pub members: u64,
+    pub raft: boot::RaftConfig,
+    pub segment_bytes: u64,
+    pub store_cache_bytes: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            members: 1,
+            raft: boot::RaftConfig {
+                election_ticks: 10,
+                heartbeat_ticks: 1,
+                pre_vote: true,
+                check_quorum: true,
+                log_cache_bytes: 1 << 20,
+                log_slack_entries: 1 << 16,
+                seed: 1,
+            },
+            segment_bytes: 1 << 16,
+            store_cache_bytes: 1 << 20,
+        }
+    }
+}
+
+impl Setup {
+    fn boot_config(&self, id: u64) -> boot::Config {
+        let founder = |id| Member {
+            id,
+            name: format!("m{id}"),
+            peer_urls: vec![format!("http://m{id}:2380")],
+            ..Member::default()
+        };
+        boot::Config {
+            member_id: id,
+            cluster_id: 0xc1,
+            founders: (1..=self.members).map(founder).collect(),
+            wal_dir: boot::WAL_DIR.to_owned(),
+            wal: wal::Options { segment_bytes: self.segment_bytes, sync: true },
+            store: mvcc::Options { cache_bytes: self.store_cache_bytes },
+            raft: self.raft.clone(),
+        }
+    }
+}
+
+/// What came of working a stage off, in the order in which it happened.
+#[derive(Debug)]
+pub enum Event {
+    /// For the network.
+    Send(raftpb::Message),
+    /// Queued for the log.
+    Persist(Persist),
+    /// Queued for apply.
+    Committed(Vec<raftpb::Entry>),
+    /// Queued for the log.
+    Fetch(Fetch),
+    Release(u64),
+    /// A round of read index is done for these reads; they may still wait for apply.
+    ReadIndex { reads: Vec<u64>, index: u64 },
+    /// This read may now be carried out on this view, now or later.
+    ReadView { read: u64, view: Arc<View> },
+    /// The view that readers get from now on.
+    Published(Arc<View>),
+    Applied { index: u64, term: u64 },
+    /// To the client that waits for it at this member.
+    Reply { request: u64, result: Result<Response, EtcdError> },
+    /// Queued for the backend.
+    Batch { consistent_index: u64 },
+    StoreDurable(u64),
+    /// The process has ended, and says why.
+    Died(String),
+}
+
+/// See the head of this file.
+pub struct SimMember {
+    id: u64,
+    setup: Setup,
+    disk: MemDisk,
+    life: Option<Life>,
+    events: Vec<Event>,
+}
+
+/// What a crash takes.
+struct Life {
+    consensus: Consensus,
+    applier: Applier,
+    wal: Wal,
+    backend: Backend,
+    epoch: u64,
+    inbox: Vec<Input>,
+    log: VecDeque<LogWork>,
+    /// The newest persist that was appended and waits for its fsync.
+    appended: Option<u64>,
+    apply: VecDeque<apply::Input>,
+    batches: VecDeque<Arc<Batch>>,
+    compaction_waits: bool,
+    view: Arc<View>,
+    /// Requests that a client waits for here.
+    requests: BTreeSet<u64>,
+    /// Reads that have their index, by it.
+    reads: BTreeMap<u64, Vec<u64>>,
+    sequence: u64,
+}
+
+enum LogWork {
+    Persist(Persist),
+    Fetch(Fetch),
+    Release(u64),
+}
+
+/// What waits in front of each stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queues {
+    pub inputs: usize,
+    pub log: usize,
+    pub unsynced: bool,
+    pub apply: usize,
+    pub batches: usize,
+    pub compaction: bool,
+}
+
+impl SimMember {
+    /// A member that is not running yet, on an empty disk.
+    pub fn new(id: u64, setup: Setup) -> SimMember {
+        assert!((1..=setup.members).contains(&id), "member {id} is not of this cluster");
+        SimMember { id, setup, disk: MemDisk::new(), life: None, events: Vec::new() }
+    }
+
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub fn disk(&self) -> &MemDisk {
+        &self.disk
+    }
+
+    /// Another disk, as after a replaced machine. The member must be down.
+    pub fn replace_disk(&mut self, disk: MemDisk) {
+        assert!(self.life.is_none(), "a running member keeps its disk");
+        self.disk = disk;
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.life.is_some()
+    }
+
+    /// Starts the process. Its first words are among the events.
+    pub fn boot(&mut self) -> Result<Vec<Event>, String> {
+        assert!(self.life.is_none(), "member {} is running", self.id);
+        let disk = Arc::new(self.disk.clone());
+        let booted = boot::boot(disk.clone(), disk, &self.setup.boot_config(self.id)).map_err(|e| e.to_string())?;
+        let Booted { member_id, epoch, repaired: _, consensus, mut applier, wal, backend, .. } = booted;
+        assert_eq!(member_id, self.id, "the disk is this member's");
+        let first = applier.start();
+        let view = first
+            .iter()
+            .find_map(|e| if let apply::Effect::Publish(view) = e { Some(view.clone()) } else { None })
+            .expect("a life begins with a view");
+        self.life = Some(Life {
+            consensus,
+            applier,
+            wal,
+            backend,
+            epoch,
+            inbox: Vec::new(),
+            log: VecDeque::new(),
+            appended: None,
+            apply: VecDeque::new(),
+            batches: VecDeque::new(),
+            compaction_waits: false,
+            view,
+            requests: BTreeSet::new(),
+            reads: BTreeMap::new(),
+            sequence: 0,
+        });
+        for effect in first {
+            self.apply_effect(effect);
+        }
+        Ok(self.take_events())
+    }
+
+    /// The process is gone, whatever it was doing. The disk keeps its pending writes until [`SimMember::power_loss`].
+    pub fn kill(&mut self) {
+        if let Some(life) = self.life.take() {
+            life.backend.poison();
+        }
+        self.events.clear();
+    }
+
+    /// The machine loses its power: the process is gone, and of what was not synced goes what `loss` says.
+    pub fn crash(&mut self, loss: Loss, rng: &mut dyn RngCore) {
+        self.kill();
+        self.disk.crash(loss, rng);
+    }
+
+    // Consensus.
+
+    pub fn input(&mut self, input: Input) {
+        if let Some(life) = &mut self.life {
+            life.inbox.push(input);
+        }
+    }
+
+    /// Puts a client's request in; its answer comes as [`Event::Reply`] with the id returned.
+    pub fn propose(&mut self, mut request: InternalRaftRequest, expires: Instant) -> Option<u64> {
+        let life = self.life.as_mut()?;
+        let id = life.next_id(self.id);
+        request.header = Some(RequestHeader { id, ..Default::default() });
+        life.requests.insert(id);
+        life.inbox.push(Input::Propose(Proposal { data: request.encode_to_vec().into(), expires }));
+        Some(id)
+    }
+
+    /// Asks for a linearizable read; the view for it comes as [`Event::ReadView`] with the id returned.
+    pub fn read(&mut self, expires: Instant) -> Option<u64> {
+        let life = self.life.as_mut()?;
+        let id = life.next_id(self.id);
+        life.inbox.push(Input::Read(ReadRequest { id, expires }));
+        Some(id)
+    }
+
+    /// Consensus takes everything that waits for it.
+    pub fn step(&mut self, now: Instant) -> Vec<Event> {
+        if let Some(life) = &mut self.life {
+            let inputs = std::mem::take(&mut life.inbox);
+            for effect in life.consensus.step(now, inputs) {
+                self.consensus_effect(effect);
+            }
+        }
+        self.take_events()
+    }
+
+    // The log.
+
+    /// Carries out the first `count` pieces of work that wait for the log, without any fsync.
+    pub fn append(&mut self, count: usize) -> Vec<Event> {
+        for _ in 0..count {
+            let Some(life) = &mut self.life else { break };
+            let Some(work) = life.log.pop_front() else { break };
+            if let Err(error) = life.log_work(work) {
+                self.die(error.to_string());
+            }
+        }
+        self.take_events()
+    }
+
+    /// Makes durable what was appended, and tells consensus.
+    pub fn fsync(&mut self) -> Vec<Event> {
+        if let Some(life) = &mut self.life
+            && let Some(number) = life.appended.take()
+        {
+            match life.wal.sync() {
+                Ok(()) => life.inbox.push(Input::Persisted(number)),
+                Err(error) => self.die(error.to_string()),
+            }
+        }
+        self.take_events()
+    }
+
+    // Apply and the store.
+
+    /// The apply machine takes the first `count` inputs that wait for it.
+    pub fn apply(&mut self, count: usize) -> Vec<Event> {
+        if let Some(life) = &mut self.life {
+            let count = count.min(life.apply.len());
+            let inputs: Vec<_> = life.apply.drain(..count).collect();
+            for effect in life.applier.step(inputs) {
+                self.apply_effect(effect);
+            }
+        }
+        self.take_events()
+    }
+
+    /// The timer of the store's commits has run out: queued for apply.
+    pub fn commit_due(&mut self) {
+        if let Some(life) = &mut self.life {
+            life.apply.push_back(apply::Input::Commit);
+        }
+    }
+
+    /// The pause of a compaction is over: queued for apply, if one is under way.
+    pub fn compaction_due(&mut self) {
+        if let Some(life) = &mut self.life
+            && std::mem::take(&mut life.compaction_waits)
+        {
+            life.apply.push_back(apply::Input::CompactStep);
+        }
+    }
+
+    /// The backend commits one batch.
+    pub fn store_commit(&mut self) -> Vec<Event> {
+        if let Some(life) = &mut self.life
+            && let Some(batch) = life.batches.pop_front()
+        {
+            match life.backend.commit(&batch) {
+                Ok(committed) => life.apply.push_back(apply::Input::Committed(committed)),
+                Err(error) => self.die(error.to_string()),
+            }
+        }
+        self.take_events()
+    }
+
+    // Looking on.
+
+    pub fn status(&self) -> Option<Status> {
+        self.life.as_ref().map(|life| life.consensus.status())
+    }
+
+    /// How often this member has been started.
+    pub fn epoch(&self) -> Option<u64> {
+        self.life.as_ref().map(|life| life.epoch)
+    }
+
+    pub fn queues(&self) -> Queues {
+        self.life.as_ref().map_or(Queues::default(), |life| Queues {
+            inputs: life.inbox.len(),
+            log: life.log.len(),
+            unsynced: life.appended.is_some(),
+            apply: life.apply.len(),
+            batches: life.batches.len(),
+            compaction: life.compaction_waits,
+        })
+    }
+
+    /// The newest view, as a serializable read gets it.
+    pub fn view(&self) -> Option<Arc<View>> {
+        self.life.as_ref().map(|life| life.view.clone())
+    }
+
+    /// The write-ahead log's entries, as they can be read back.
+    pub fn log_entries(&self) -> Result<Vec<raftpb::Entry>, wal::Error> {
+        let Some(life) = &self.life else { return Ok(Vec::new()) };
+        life.wal.read(life.wal.first_index(), life.wal.last_index() + 1, u64::MAX)
+    }
+
+    /// The hard state as the log has it, durable or not.
+    pub fn log_hard_state(&self) -> Option<raftpb::HardState> {
+        self.life.as_ref().map(|life| life.wal.hard_state())
+    }
+
+    fn consensus_effect(&mut self, effect: Effect) {
+        let Some(life) = &mut self.life else { return };
+        match effect {
+            Effect::Send(messages) => self.events.extend(messages.into_iter().map(Event::Send)),
+            Effect::Persist(persist) => {
+                self.events.push(Event::Persist(persist.clone()));
+                life.log.push_back(LogWork::Persist(persist));
+            }
+            Effect::Apply(entries) => {
+                self.events.push(Event::Committed(entries.clone()));
+                life.apply.push_back(apply::Input::Entries(entries));
+            }
+            Effect::ReadReady { reads, index } => {
+                let ids: Vec<u64> = reads.iter().map(|read| read.id).collect();
+                self.events.push(Event::ReadIndex { reads: ids.clone(), index });
+                life.reads.entry(index).or_default().extend(ids);
+                life.serve_reads(&mut self.events);
+            }
+            Effect::Fetch(fetch) => {
+                self.events.push(Event::Fetch(fetch.clone()));
+                life.log.push_back(LogWork::Fetch(fetch));
+            }
+            Effect::Release { index } => {
+                self.events.push(Event::Release(index));
+                life.log.push_back(LogWork::Release(index));
+            }
+            Effect::Stop(reason) => self.die(reason),
+        }
+    }
+
+    fn apply_effect(&mut self, effect: apply::Effect) {
+        let Some(life) = &mut self.life else { return };
+        match effect {
+            apply::Effect::Publish(view) => {
+                life.view = view.clone();
+                self.events.push(Event::Published(view));
+                life.serve_reads(&mut self.events);
+            }
+            apply::Effect::Applied { index, term } => {
+                self.events.push(Event::Applied { index, term });
+                life.inbox.push(Input::Applied(index));
+            }
+            apply::Effect::ConfChange(change) => life.inbox.push(Input::ConfChange(change)),
+            apply::Effect::Membership(_) => {}
+            apply::Effect::Reply(reply) => {
+                if life.requests.remove(&reply.id) {
+                    self.events.push(Event::Reply { request: reply.id, result: reply.result });
+                }
+            }
+            apply::Effect::Commit(batch) => {
+                self.events.push(Event::Batch { consistent_index: batch.consistent_index() });
+                life.batches.push_back(batch);
+            }
+            apply::Effect::StoreDurable(index) => {
+                self.events.push(Event::StoreDurable(index));
+                life.inbox.push(Input::StoreDurable(index));
+            }
+            apply::Effect::Compacting => life.compaction_waits = true,
+            apply::Effect::Stop(reason) => self.die(reason),
+        }
+    }
+
+    fn die(&mut self, reason: String) {
+        self.kill_keeping_events();
+        self.events.push(Event::Died(reason));
+    }
+
+    fn kill_keeping_events(&mut self) {
+        let events = std::mem::take(&mut self.events);
+        self.kill();
+        self.events = events;
+    }
+
+    fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+}
+
+impl Life {
+    /// Of the shape that production gives out: member, epoch, number.
+    fn next_id(&mut self, member: u64) -> u64 {
+        self.sequence += 1;
+        ((member & 0xffff) << 48) | ((self.epoch & 0xff) << 40) | self.sequence
+    }
+
+    fn log_work(&mut self, work: LogWork) -> Result<(), wal::Error> {
+        match work {
+            LogWork::Persist(persist) => {
+                self.wal.append(Some(&persist.hard_state), &persist.entries)?;
+                self.appended = Some(persist.number);
+            }
+            LogWork::Fetch(fetch) => {
+                let entries = self.wal.read(fetch.low, fetch.high, fetch.max_bytes)?;
+                self.inbox.push(Input::Fetched { id: fetch.id, entries });
+            }
+            LogWork::Release(index) => self.wal.release_below(index + 1)?,
+        }
+        Ok(())
+    }
+
+    fn serve_reads(&mut self, events: &mut Vec<Event>) {
+        let applied = self.view.applied_index();
+        let later = self.reads.split_off(&(applied + 1));
+        for read in std::mem::replace(&mut self.reads, later).into_values().flatten() {
+            events.push(Event::ReadView { read, view: self.view.clone() });
+        }
+    }
+}
