@@ -13,6 +13,3 @@ pub mod disk;
 pub mod lab;
 pub mod member;
 pub mod notation;
-//! (in the making)
-
-pub mod disk;

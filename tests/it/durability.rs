@@ -31,7 +31,7 @@ type Kv = KvClient<Channel>;
 fn server() -> Option<PathBuf> {
     match std::env::var_os("LOCKSTEP_DURABILITY_SERVER") {
         Some(path) => Some(PathBuf::from(path)),
-        None => Etcd::V34.program("etcd"),
+        None => Some(PathBuf::from(env!("CARGO_BIN_EXE_lockstepd"))),
     }
 }
 

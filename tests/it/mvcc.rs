@@ -354,7 +354,9 @@ fn counts_are_exact_over_many_keys() {
             let (key, end) = (name(from), name(from + len));
             let gone: Vec<String> = now.range(key.clone()..end.clone()).map(|(k, _)| k.clone()).collect();
             assert_eq!(txn.delete_range(key.as_bytes(), end.as_bytes()), gone.len() as i64);
-            gone.iter().for_each(|k| drop(now.remove(k)));
+            for key in &gone {
+                now.remove(key);
+            }
         }
         drop(txn);
         history.push(now);
