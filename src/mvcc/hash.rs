@@ -33,7 +33,11 @@ impl View {
     pub fn hash_kv(&self, rev: i64) -> Result<HashKv, Error> {
         let stamp = self.stamp();
         let at = if rev == 0 { stamp.rev } else { rev };
-        if rev >= 0 && at < stamp.compact_rev {
+        if at < 0 {
+            let hash = crc32c::crc32c(ROWS_NAME);
+            return Ok(HashKv { hash, compact_revision: stamp.compact_rev, hash_revision: at });
+        }
+        if at < stamp.compact_rev {
             return Err(Error::Compacted);
         }
         if at > stamp.rev {

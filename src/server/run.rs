@@ -263,8 +263,14 @@ impl Running {
             commit: Duration::from_millis(100),
             compact: Duration::from_millis(10),
         };
-        let fatal: host::Fatal = Arc::new(|reason| {
-            tracing::error!(target: FATAL, reason = %reason, "the member stops: it cannot keep what it has promised");
+        let data_dir = disk_root(config);
+        let fatal: host::Fatal = Arc::new(move |reason| {
+            tracing::error!(
+                target: FATAL,
+                { "data-dir" = %data_dir },
+                reason = %reason,
+                "the member stops: it cannot keep what it has promised"
+            );
             std::process::exit(1);
         });
         let host = Host::start(MemberParts::new(booted, first), inbox, node.clone(), network, clock, pace, fatal);

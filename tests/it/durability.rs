@@ -7,7 +7,6 @@
 #[path = "durability/process.rs"]
 mod process;
 
-use crate::util::oracle::Etcd;
 use lockstep::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use lockstep::proto::etcdserverpb::kv_client::KvClient;
 use lockstep::proto::etcdserverpb::maintenance_client::MaintenanceClient;
