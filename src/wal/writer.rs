@@ -182,6 +182,9 @@ impl Wal {
 
     /// Records that a snapshot was installed: every entry is gone, the log goes on behind `snapshot.index`.
     pub fn append_snapshot(&mut self, snapshot: SnapshotMark) -> Result<(), Error> {
+        if snapshot.index == u64::MAX {
+            return Err(Error::Gap { index: snapshot.index, first: self.first_index(), last: self.last_index() });
+        }
         let state = State { snapshot, ..self.state };
         self.append_state(state, Kind::Snapshot, &[snapshot.index, snapshot.term])?;
         self.index.write().restart_behind(snapshot.index);

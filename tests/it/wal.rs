@@ -541,6 +541,7 @@ fn refused_appends_change_nothing() {
     check(&mut wal, vec![entry(3, 1, 1), entry(5, 1, 1)]);
     check(&mut wal, vec![entry(0, 1, 1)]);
     check(&mut wal, vec![entry(3, 1, 1), entry(3, 1, 1)]);
+    assert!(wal.append_snapshot(SnapshotMark { index: u64::MAX, term: 1 }).is_err());
     let huge = Entry { data: Some(vec![0; 65 << 20].into()), ..entry(3, 1, 0) };
     assert!(matches!(wal.append(None, &[huge]).unwrap_err(), Error::TooLarge { index: 3, .. }));
     wal.append(None, &entries(3..4, 1, 1)).unwrap();
@@ -685,7 +686,7 @@ fn step() -> impl Strategy<Value = (u8, u64, u64, usize)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Any sequence of calls, crashes and restarts among them, leaves what the model says.
     #[test]
