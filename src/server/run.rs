@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::config::{Config, urls};
@@ -20,6 +20,8 @@ pub fn run(config: Config) -> Result<(), String> {
 }
 
 async fn serve(config: Config) -> Result<(), String> {
+    // First of all: from the first log line on, a signal means a clean stop.
+    let signals = Signals::listen()?;
     let sockets = SocketOptions::from(&config);
     let (peer_urls, client_urls) = (urls::strings(&config.listen_peer_urls), urls::strings(&config.listen_client_urls));
     tracing::info!("listen-peer-urls" = ?log::json(&peer_urls), "configuring peer listeners");
@@ -51,18 +53,29 @@ async fn serve(config: Config) -> Result<(), String> {
         let peers = listen::serve(peers, app.clone(), options, stopped.clone());
         tokio::join!(listen::serve(clients, app, options, stopped), peers);
     });
-    let name = signal_name().await?;
+    let name = signals.next().await;
     tracing::info!(signal = name, "received signal; shutting down");
     let _ = stop.send(true);
     serving.await.map_err(|e| format!("serving ended badly: {e}"))
 }
 
-async fn signal_name() -> Result<&'static str, String> {
-    let on = |kind| signal(kind).map_err(|e| format!("cannot wait for signals: {e}"));
-    let (mut terminate, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => Ok("terminated"),
-        _ = interrupt.recv() => Ok("interrupt"),
+/// The signals that ask for a stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals, String> {
+        let on = |kind| signal(kind).map_err(|e| format!("cannot wait for signals: {e}"));
+        Ok(Signals { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+    }
+
+    async fn next(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "terminated",
+            _ = self.interrupt.recv() => "interrupt",
+        }
     }
 }
 

@@ -342,6 +342,23 @@ fn ids_agree_with_a_running_etcd() {
     }
 }
 
+/// Default advertised URLs follow the host's address when a member listens on `0.0.0.0`, as in a real etcd.
+#[test]
+fn the_hosts_own_address() {
+    let Some(etcd) = Etcd::V35.program("etcd") else { return };
+    let words = "--name x --listen-peer-urls http://0.0.0.0:0 --listen-client-urls http://0.0.0.0:0 \
+                 --advertise-client-urls http://localhost:2379";
+    let (ours, _) = load(words, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let split = self::words(words);
+    let split: Vec<&str> = split.iter().map(String::as_str).collect();
+    let line = start(command(&etcd, dir.path(), &split, &[])).line("starting an etcd server");
+    let theirs = (&line["initial-advertise-peer-urls"], &line["advertise-client-urls"], &line["initial-cluster"]);
+    let peers = serde_json::json!(texts(&ours.initial_advertise_peer_urls));
+    let clients = serde_json::json!(texts(&ours.advertise_client_urls));
+    assert_eq!((&peers, &clients, &Value::from(ours.initial_cluster)), theirs);
+}
+
 /// A start with variables alone serves, logs zap's JSON, and stops on SIGTERM.
 #[test]
 fn a_start_by_variables_alone() {

@@ -46,7 +46,6 @@ pub struct Config {
     pub grpc_keepalive_interval_ms: u64,
     pub grpc_keepalive_timeout_ms: u64,
     pub socket_reuse_port: bool,
-    pub socket_reuse_address: bool,
     pub pre_vote: bool,
     pub unsafe_no_fsync: bool,
     pub log: LogConfig,
@@ -136,7 +135,6 @@ fn typed(flags: &FlagSet) -> Result<Config, String> {
         grpc_keepalive_interval_ms: flags.duration_ms("grpc-keepalive-interval"),
         grpc_keepalive_timeout_ms: flags.duration_ms("grpc-keepalive-timeout"),
         socket_reuse_port: flags.bool("socket-reuse-port"),
-        socket_reuse_address: flags.bool("socket-reuse-address"),
         pre_vote: flags.bool("pre-vote"),
         unsafe_no_fsync: flags.bool("unsafe-no-fsync"),
     })
