@@ -270,7 +270,8 @@ fn what_is_noticed() {
     };
     let default_dir = || Note::DataDirDefault("default.etcd".to_string());
     let unknown = |text: &str| Note::UnrecognizedEnv(text.to_string());
-    check("--data-dir d", &[], &[]);
+    check("--data-dir d --max-request-bytes 10485760", &[], &[]);
+    check("--data-dir d --max-request-bytes 10485761", &[], &[Note::LargeRequests(10_485_761)]);
     check("", &[], &[default_dir()]);
     check(
         "",

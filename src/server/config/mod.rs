@@ -22,6 +22,9 @@ use super::log::LogConfig;
 const DEFAULT_NAME: &str = "default";
 const DEFAULT_INITIAL_CLUSTER: &str = "default=http://localhost:2380";
 
+/// Beyond it a single request holds up everybody else for too long.
+pub const RECOMMENDED_REQUEST_BYTES: u64 = 10 * 1024 * 1024;
+
 /// A start that passed every check that needs no socket and no file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -96,6 +99,9 @@ fn read(args: &[String], env: &[(String, String)], notes: &mut Vec<Note>) -> Res
         let dir = format!("{}.etcd", config.name);
         config.data_dir = PathBuf::from(&dir);
         notes.push(Note::DataDirDefault(dir));
+    }
+    if config.max_request_bytes > RECOMMENDED_REQUEST_BYTES {
+        notes.push(Note::LargeRequests(config.max_request_bytes));
     }
     Ok(config)
 }
