@@ -271,7 +271,8 @@ fn what_is_noticed() {
     };
     let default_dir = || Note::DataDirDefault("default.etcd".to_string());
     let unknown = |text: &str| Note::UnrecognizedEnv(text.to_string());
-    check("--data-dir d", &[], &[]);
+    check("--data-dir d --max-request-bytes 10485760", &[], &[]);
+    check("--data-dir d --max-request-bytes 10485761", &[], &[Note::LargeRequests(10_485_761)]);
     check("", &[], &[default_dir()]);
     check(
         "",
@@ -341,6 +342,23 @@ fn ids_agree_with_a_running_etcd() {
         let theirs = (line["local-member-id"].as_str().unwrap(), line["cluster-id"].as_str().unwrap());
         assert_eq!((expected.0.as_str(), expected.1.as_str()), theirs, "{words}");
     }
+}
+
+/// Default advertised URLs follow the host's address when a member listens on `0.0.0.0`, as in a real etcd.
+#[test]
+fn the_hosts_own_address() {
+    let Some(etcd) = Etcd::V35.program("etcd") else { return };
+    let words = "--name x --listen-peer-urls http://0.0.0.0:0 --listen-client-urls http://0.0.0.0:0 \
+                 --advertise-client-urls http://localhost:2379";
+    let (ours, _) = load(words, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let split = self::words(words);
+    let split: Vec<&str> = split.iter().map(String::as_str).collect();
+    let line = start(command(&etcd, dir.path(), &split, &[])).line("starting an etcd server");
+    let theirs = (&line["initial-advertise-peer-urls"], &line["advertise-client-urls"], &line["initial-cluster"]);
+    let peers = serde_json::json!(texts(&ours.initial_advertise_peer_urls));
+    let clients = serde_json::json!(texts(&ours.advertise_client_urls));
+    assert_eq!((&peers, &clients, &Value::from(ours.initial_cluster)), theirs);
 }
 
 /// A start with variables alone serves, logs zap's JSON, and stops on SIGTERM.

@@ -104,6 +104,9 @@ fn get(address: &str, method: &str, path: &str) -> (u16, String, String) {
     request(&mut TcpStream::connect(address).unwrap(), method, path, "")
 }
 
+/// Path, status, body.
+type Page<'a> = (&'a str, u16, &'a str);
+
 #[test]
 fn pages() {
     let well = Fake { leader: true, version: Some("3.7.0"), ..Fake::default() };
@@ -113,7 +116,7 @@ fn pages() {
     let stuck = Fake { quorum: Some("hang"), learner: true, ..well.clone() };
     let all_ok = "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\n";
     let timed_out = "etcdserver: request timed out";
-    let cases: &[(&Fake, &[(&str, u16, &str)])] = &[
+    let cases: &[(&Fake, &[Page])] = &[
         (
             &well,
             &[
