@@ -124,7 +124,7 @@ fn open_disks(config: &Config) -> Result<(Arc<dyn Disk>, Arc<dyn Disk>, DirLock)
         Ok(Arc::new(disk))
     };
     let disk = open(&config.data_dir)?;
-    let lock = DirLock::acquire(&config.data_dir).map_err(|e| e.to_string())?;
+    let lock = DirLock::acquire(&config.member_dir()).map_err(|e| e.to_string())?;
     let wal_disk = match &config.wal_dir {
         Some(dir) => open(dir.parent().unwrap_or(Path::new("/")))?,
         None => disk.clone(),

@@ -354,9 +354,13 @@ fn counts_are_exact_over_many_keys() {
             let (key, end) = (name(from), name(from + len));
             let gone: Vec<String> = now.range(key.clone()..end.clone()).map(|(k, _)| k.clone()).collect();
             assert_eq!(txn.delete_range(key.as_bytes(), end.as_bytes()), gone.len() as i64);
+<<<<<<< HEAD
             for key in &gone {
                 now.remove(key);
             }
+=======
+            now.retain(|k, _| !gone.contains(k));
+>>>>>>> mvcc
         }
         drop(txn);
         history.push(now);
@@ -464,7 +468,7 @@ fn compactions_queue_and_survive_a_restart() {
     store.publish(2);
     let rows = store.view().rows(Revision { main: 300, sub: 0 }, 1_000).unwrap();
     assert_eq!(rows.len(), 2);
-    assert_eq!(store.view().rows(Revision::default(), 1_000).unwrap().len(), 100, "one row a key is left");
+    assert_eq!(store.view().rows(Revision::default(), 1_000).unwrap().len(), 101, "one row a key, and the newest");
     assert!(store.view().size_in_use_bytes() < full / 2, "the size follows the rows, not the file");
 }
 
