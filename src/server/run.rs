@@ -267,8 +267,7 @@ impl Running {
         let fatal: host::Fatal = Arc::new(move |reason| {
             tracing::error!(
                 target: FATAL,
-                { "data-dir" = %data_dir },
-                reason = %reason,
+                { "data-dir" = data_dir, reason },
                 "the member stops: it cannot keep what it has promised"
             );
             std::process::exit(1);

@@ -354,13 +354,7 @@ fn counts_are_exact_over_many_keys() {
             let (key, end) = (name(from), name(from + len));
             let gone: Vec<String> = now.range(key.clone()..end.clone()).map(|(k, _)| k.clone()).collect();
             assert_eq!(txn.delete_range(key.as_bytes(), end.as_bytes()), gone.len() as i64);
-<<<<<<< HEAD
-            for key in &gone {
-                now.remove(key);
-            }
-=======
             now.retain(|k, _| !gone.contains(k));
->>>>>>> mvcc
         }
         drop(txn);
         history.push(now);
@@ -425,6 +419,23 @@ fn an_overtaken_reader_takes_a_fresh_view() {
     assert_eq!(read_newest(|| old.clone(), |view| view.range(b"a", b"", newest)), Err(Error::Overtaken));
     assert_eq!(store.compact(3), Err(Error::Compacted));
     assert_eq!(store.compact(4), Err(Error::FutureRev));
+}
+
+/// A watch from the compaction revision must see the deletion there; one further down is history.
+#[test]
+fn a_tombstone_right_at_the_compaction_stays() {
+    let (mut store, _backend) = open(&Arc::default());
+    put(&mut store, "a", "1");
+    put(&mut store, "b", "1");
+    assert_eq!(store.write().delete_range(b"a", b""), 1);
+    assert_eq!(store.write().delete_range(b"b", b""), 1);
+    put(&mut store, "c", "1");
+    store.publish(1);
+    for (compact, keys) in [(4, 3), (5, 2), (6, 1)] {
+        store.compact(compact).unwrap();
+        assert_eq!(store.compact_step(100), CompactProgress::Done(compact));
+        assert_eq!(store.keys(), keys, "keys remembered after compacting at {compact}");
+    }
 }
 
 /// A second compaction while the first is at work waits its turn, and both end.
