@@ -62,7 +62,8 @@ impl Settings {
         let endpoints: Vec<String> =
             flags.list("endpoints").iter().map(|endpoint| endpoint.trim().to_string()).collect();
         for endpoint in &endpoints {
-            if endpoint.starts_with("https://") || endpoint.starts_with("unixs:") {
+            let scheme = endpoint.split(':').next().unwrap_or_default();
+            if ["https", "unixs"].iter().any(|secure| scheme.eq_ignore_ascii_case(secure)) {
                 return Err(not_supported(&format!("endpoint {endpoint}: TLS")));
             }
         }

@@ -32,15 +32,19 @@ impl Address {
             return Address::Unix(path.to_string());
         }
         match endpoint.split_once("://") {
-            Some((_, rest)) => Address::Tcp(rest.split('/').next().unwrap_or_default().to_string()),
-            None => Address::Tcp(endpoint.to_string()),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => {
+                Address::Tcp(rest.split('/').next().unwrap_or_default().to_string())
+            }
+            // What is no URL of ours is dialed as it stands, and refused there.
+            _ => Address::Tcp(endpoint.to_string()),
         }
     }
 
-    /// As the client's warnings show it.
+    /// As the client's warnings show it: without any scheme.
     pub fn shown(&self) -> &str {
         match self {
-            Address::Tcp(text) | Address::Unix(text) => text,
+            Address::Tcp(text) => text.split_once("://").map_or(text, |(_, rest)| rest),
+            Address::Unix(path) => path,
         }
     }
 }
@@ -134,13 +138,18 @@ async fn dial_tcp(text: &str, limit: Option<Duration>) -> Result<Stream, String>
     if text.is_empty() {
         return Err("tcp: missing address".into());
     }
-    let Some((host, port)) = text.rsplit_once(':').filter(|(host, _)| !host.ends_with(':') || host.starts_with('['))
-    else {
+    let Some((host, port)) = text.rsplit_once(':') else {
         return Err(format!("tcp: address {text}: missing port in address"));
     };
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let Ok(port) = port.parse::<u16>() else {
-        return Err(format!("tcp: address {text}: invalid port"));
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(host) => host,
+        None if host.contains(':') => return Err(format!("tcp: address {text}: too many colons in address")),
+        None => host,
+    };
+    let port = match port.parse::<u32>().map(u16::try_from) {
+        Ok(Ok(port)) => port,
+        Ok(Err(_)) => return Err(format!("tcp: address {port}: invalid port")),
+        Err(_) => return Err(format!("tcp: address tcp/{port}: unknown port")),
     };
     // As Go's dialer does: no host is this one.
     let host = if host.is_empty() { "127.0.0.1" } else { host };

@@ -386,6 +386,11 @@ put a 1
 --endpoints @X,@E member list
 --endpoints unix:///nowhere/socket --command-timeout 100ms get a # @X
 --endpoints unix://nowhere --command-timeout 100ms get a # @X
+--endpoints 127.0.0.1:99999 --command-timeout 100ms get a # @X
+--endpoints 127.0.0.1:a/b --command-timeout 100ms get a # @X
+--endpoints ::1:1 --command-timeout 100ms get a # @X
+--endpoints ftp://@E --command-timeout 100ms put a b
+--endpoints HTTP://@E/path get a
 --endpoints nowhere --command-timeout 100ms get a # @X
 --endpoints "no where" --command-timeout 100ms get a # @X
 --endpoints " @E" get a
