@@ -47,9 +47,10 @@ fn lockstepctl_prints_what_etcdctl_prints() {
     every_flag_was_there(&transcripts);
 }
 
-/// Real etcdctls against our server and against etcd. Not a test of its own until `lockstepd` serves.
-#[allow(dead_code)]
-fn etcdctl_against_lockstepd(lockstepd: &Path) {
+/// Real etcdctls against our server and against etcd.
+#[test]
+fn etcdctl_prints_the_same_against_lockstepd() {
+    let lockstepd = Path::new(env!("CARGO_BIN_EXE_lockstepd"));
     let Some(etcd) = Etcd::V35.program("etcd") else { return };
     for release in [Etcd::V34, Etcd::V35] {
         let Some(client) = release.program("etcdctl") else { continue };
