@@ -51,8 +51,13 @@ impl Wal {
         let segments = open_segments(&*disk, dir, &listing)?;
         let (_, oldest) = segments.first().expect("there is one");
         let metadata = Metadata { member_id: oldest.member_id, cluster_id: oldest.cluster_id };
-        let mut replay =
-            Replay { keep_from, state: oldest.state, index: Index::new(oldest.first_index), entries: Vec::new(), term_runs: Vec::new() };
+        let mut replay = Replay {
+            keep_from,
+            state: oldest.state,
+            index: Index::new(oldest.first_index),
+            entries: Vec::new(),
+            term_runs: Vec::new(),
+        };
 
         for (position, (segment, header)) in segments.iter().enumerate() {
             replay.index.segments.insert(header.sequence, segment.clone());

@@ -217,10 +217,22 @@ impl Applier {
             }
         } else if let Some(set) = &request.cluster_member_attr_set {
             let attributes = set.member_attributes.clone().unwrap_or_default();
-            self.change_membership(|m, store| { m.set_attributes(store, set.member_id, &attributes); true }, step);
+            self.change_membership(
+                |m, store| {
+                    m.set_attributes(store, set.member_id, &attributes);
+                    true
+                },
+                step,
+            );
             Ok(Response::Empty)
         } else if let Some(set) = &request.cluster_version_set {
-            self.change_membership(|m, store| { m.set_version(store, &set.ver); true }, step);
+            self.change_membership(
+                |m, store| {
+                    m.set_version(store, &set.ver);
+                    true
+                },
+                step,
+            );
             Ok(Response::Empty)
         } else {
             Err(kv::KvError::Refused(EtcdError::NotCapable))
@@ -255,11 +267,7 @@ impl Applier {
         Some(Ok(response))
     }
 
-    fn change_membership(
-        &mut self,
-        change: impl FnOnce(&mut Membership, &mut Store) -> bool,
-        step: &mut Step,
-    ) -> bool {
+    fn change_membership(&mut self, change: impl FnOnce(&mut Membership, &mut Store) -> bool, step: &mut Step) -> bool {
         let changed = change(Arc::make_mut(&mut self.membership), &mut self.store);
         if changed {
             step.after.push(Effect::Membership(self.membership.clone()));

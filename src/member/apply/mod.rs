@@ -9,8 +9,8 @@
 //! carried out: the view before the answers that promise it.
 
 pub mod kv;
+mod machine;
 pub mod range;
 pub mod txn;
-mod machine;
 
 pub use machine::{Applier, Effect, Input, Reply, Response};

@@ -104,11 +104,7 @@ impl kv_server::Kv for Kv {
 
 impl Kv {
     /// Reads on `view`, or on a newer one whenever compaction overtakes the read.
-    fn read_newest<T, E: Overtaken>(
-        &self,
-        mut view: Arc<View>,
-        read: impl Fn(&View) -> Result<T, E>,
-    ) -> Result<T, E> {
+    fn read_newest<T, E: Overtaken>(&self, mut view: Arc<View>, read: impl Fn(&View) -> Result<T, E>) -> Result<T, E> {
         loop {
             match read(&view) {
                 Err(error) if error.is_overtaken() => {
