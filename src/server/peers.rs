@@ -1,4 +1,5 @@
-//! The member's side of the transport: what peers say goes into its mailbox, and who the peers are follows the membership.
+//! The member's side of the transport: what peers say goes into its mailbox, and who the peers are follows the
+//! membership.
 
 use std::sync::Arc;
 

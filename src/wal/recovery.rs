@@ -44,8 +44,8 @@ pub struct Recovered {
 }
 
 impl Wal {
-    /// Opens the log in `dir`, checks every byte that counts, cuts off what a crash tore, and leaves everything it reports durable.
-    /// Entries below `keep_from` are checked but not kept in memory.
+    /// Opens the log in `dir`, checks every byte that counts, cuts off what a crash tore, and leaves everything it
+    /// reports durable. Entries below `keep_from` are checked but not kept in memory.
     pub fn open(disk: Arc<dyn Disk>, dir: &str, options: Options, keep_from: u64) -> Result<(Wal, Recovered), Error> {
         let listing = Listing::of(&*disk, dir)?;
         let segments = open_segments(&*disk, dir, &listing)?;
@@ -213,8 +213,8 @@ fn check_last(replay: &mut Replay, segment: &Segment, header: &Header, dir: &str
     Ok(Tail { end: at, len: cursor.len(), synced_to, leftovers })
 }
 
-/// Looks through everything behind the last valid record: for a mark, which proves that more was durable than verifies, and for
-/// what else an interrupted write may have left.
+/// Looks through everything behind the last valid record: for a mark, which proves that more was durable than verifies,
+/// and for what else an interrupted write may have left.
 fn scan_behind(cursor: &mut Cursor, path: &str, end: Position) -> Result<Leftovers, Error> {
     let mut leftovers = Leftovers::default();
     let mut offset = end.offset;
@@ -252,8 +252,8 @@ fn settle(builder: &Builder<'_>, segment: &Segment, tail: &Tail) -> Result<Optio
     if torn {
         fill(&*segment.file, &segment.path, end, leftovers.end, |_, _| Ok(()))?;
     }
-    // What no mark vouches for may be in the page cache only, and after an fsync error of a former process it may even count as clean
-    // there. Written again, it is dirty again.
+    // What no mark vouches for may be in the page cache only, and after an fsync error of a former process it may even
+    // count as clean there. Written again, it is dirty again.
     if builder.sync && (end > tail.synced_to || torn) {
         let file = &*segment.file;
         fill(file, &segment.path, tail.synced_to, end, |offset, out| {

@@ -184,7 +184,8 @@ impl Applier {
                     && self.change_membership(|m, store| m.apply_conf_change(store, &change), step)
                 {
                     let conf_state = self.membership.conf_state();
-                    let json = serde_json::json!({ "voters": conf_state.voters, "learners": conf_state.learners, "auto_leave": false });
+                    let (voters, learners) = (&conf_state.voters, &conf_state.learners);
+                    let json = serde_json::json!({ "voters": voters, "learners": learners, "auto_leave": false });
                     self.store.bucket_put(Bucket::Meta, CONF_STATE_KEY, json.to_string().as_bytes());
                     step.conf_changes.push(Effect::ConfChange(change));
                 }
