@@ -11,11 +11,13 @@
 //! ```
 
 #[cfg(feature = "ctl")]
+#[allow(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod ctl;
 pub mod member;
 pub mod mvcc;
 pub mod ports;
 #[cfg(feature = "server")]
+#[allow(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod server;
 pub mod wal;
 

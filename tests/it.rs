@@ -1,4 +1,5 @@
 //! Everything that is tested through the public surface: programs, sockets, files. One binary, so that it links once.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 #[path = "it/flags.rs"]
 mod flags;
@@ -39,3 +40,6 @@ mod ctl_conformance;
 #[cfg(feature = "server")]
 #[path = "it/mvcc_oracle.rs"]
 mod mvcc_oracle;
+
+#[path = "tidy.rs"]
+mod tidy;

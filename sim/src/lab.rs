@@ -352,7 +352,7 @@ quiet COMMAND                  without output";
                     if self.is_cut(link) || !receiver_is_up {
                         said.push_str(" (lost)");
                     } else {
-                        self.links.entry(link).or_default().push_back(message);
+                        self.links.entry(link).or_default().push_back(*message);
                     }
                     said
                 }

@@ -76,7 +76,7 @@ impl Setup {
 #[derive(Debug)]
 pub enum Event {
     /// For the network.
-    Send(raftpb::Message),
+    Send(Box<raftpb::Message>),
     /// Queued for the log.
     Persist(Persist),
     /// Queued for apply.
@@ -384,7 +384,7 @@ impl SimMember {
     fn consensus_effect(&mut self, effect: Effect) {
         let Some(life) = &mut self.life else { return };
         match effect {
-            Effect::Send(messages) => self.events.extend(messages.into_iter().map(Event::Send)),
+            Effect::Send(messages) => self.events.extend(messages.into_iter().map(|m| Event::Send(Box::new(m)))),
             Effect::Persist(persist) => {
                 self.events.push(Event::Persist(persist.clone()));
                 life.log.push_back(LogWork::Persist(persist));

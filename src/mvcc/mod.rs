@@ -1,11 +1,11 @@
 //! Revisions, the key index, views, and the store on redb.
 //!
 //! ```text
-//! Store   the single writer: transactions, buckets, compaction; seals changes into batches    store.rs txn.rs compact.rs
-//! View    what readers hold: one revision, immutable, on any thread                           view.rs hash.rs
-//! Index   key -> generations of revisions, shared by both                                     index.rs key_index.rs
-//! Overlay a batch's changes until redb has them, shared by both                               overlay.rs
-//! Backend redb over the Disk port: one durable transaction a batch                            backend.rs row.rs
+//! Store   the single writer: transactions, buckets, compaction; seals changes into batches  store.rs txn.rs compact.rs
+//! View    what readers hold: one revision, immutable, on any thread                         view.rs hash.rs
+//! Index   key -> generations of revisions, shared by both                                   index.rs key_index.rs
+//! Overlay a batch's changes until redb has them, shared by both                             overlay.rs
+//! Backend redb over the Disk port: one durable transaction a batch                          backend.rs row.rs
 //! ```
 //!
 //! A change is in memory at once, visible at the next `publish`, durable after `seal`, `commit`, `committed`. This
@@ -26,7 +26,7 @@ mod view;
 pub use backend::{Backend, Batch, Committed, FORMAT, OpenError, Poison};
 pub use compact::CompactProgress;
 pub use hash::HashKv;
-pub use overlay::Bucket;
+pub use overlay::{Bucket, Contents};
 pub use row::{Header, Row, header, parse_row_key, row_key};
 pub use store::{Options, Store, holds_data};
 pub use txn::WriteTxn;

@@ -35,7 +35,7 @@ pub struct Node {
     pub(super) clock: RealClock,
     next_request: AtomicU64,
     next_read: AtomicU64,
-    waiting: [Mutex<HashMap<u64, oneshot::Sender<Result<Response, EtcdError>>>>; SHARDS],
+    waiting: [Shard; SHARDS],
     reads: Mutex<HashMap<u64, oneshot::Sender<u64>>>,
     published: Published,
     status: RwLock<Status>,
@@ -46,6 +46,9 @@ pub struct Node {
 }
 
 const SHARDS: usize = 16;
+
+/// Who waits for the request of an id.
+type Shard = Mutex<HashMap<u64, oneshot::Sender<Result<Response, EtcdError>>>>;
 
 /// The newest view, and who waits for a newer one.
 struct Published {
@@ -195,7 +198,7 @@ impl Node {
         EtcdError::Timeout
     }
 
-    fn shard(&self, id: u64) -> &Mutex<HashMap<u64, oneshot::Sender<Result<Response, EtcdError>>>> {
+    fn shard(&self, id: u64) -> &Shard {
         &self.waiting[(id as usize) % SHARDS]
     }
 

@@ -119,7 +119,10 @@ async fn serve(config: Config) -> Result<i32, String> {
     Ok(signal)
 }
 
-fn open_disks(config: &Config) -> Result<(Arc<dyn Disk>, Arc<dyn Disk>, DirLock), String> {
+/// The data directory, where the write-ahead log lies, and the lock on both.
+type Disks = (Arc<dyn Disk>, Arc<dyn Disk>, DirLock);
+
+fn open_disks(config: &Config) -> Result<Disks, String> {
     let open = |path: &Path| -> Result<Arc<dyn Disk>, String> {
         let disk = RealDisk::new(path).map_err(|e| format!("cannot use the data directory {}: {e}", path.display()))?;
         Ok(Arc::new(disk))
@@ -135,7 +138,9 @@ fn open_disks(config: &Config) -> Result<(Arc<dyn Disk>, Arc<dyn Disk>, DirLock)
 
 async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>) -> Result<Booted, String> {
     let wal_dir = match &config.wal_dir {
-        Some(dir) => dir.file_name().map(|name| name.to_string_lossy().into_owned()).ok_or("--wal-dir names no directory")?,
+        Some(dir) => {
+            dir.file_name().map(|name| name.to_string_lossy().into_owned()).ok_or("--wal-dir names no directory")?
+        }
         None => boot::WAL_DIR.to_owned(),
     };
     let is_new = !wal::Wal::exists(&*wal_disk, &wal_dir).map_err(|e| e.to_string())?;
@@ -201,8 +206,8 @@ async fn refuse_known_member(config: &boot::Config) -> Result<(), String> {
         let Ok(remote) = peer::get_cluster_from_peers(&member.peer_urls, PEER_LOOK_TIMEOUT).await else { continue };
         if remote.cluster_id != config.cluster_id {
             return Err(format!(
-                "the member at {} belongs to cluster {}, but --initial-cluster and --initial-cluster-token make cluster {}: \
-                 check these flags, or start from an empty data directory on every member",
+                "the member at {} belongs to cluster {}, but --initial-cluster and --initial-cluster-token make cluster \
+                 {}: check these flags, or start from an empty data directory on every member",
                 member.peer_urls.join(","),
                 hex(remote.cluster_id),
                 hex(config.cluster_id)

@@ -330,7 +330,8 @@ fn ids_agree_with_a_running_etcd() {
     let Some(etcd) = Etcd::V35.program("etcd") else { return };
     for words in [
         "--name x --initial-cluster-token other",
-        "--initial-advertise-peer-urls http://127.0.0.2:2,HTTP://127.0.0.1:80 --initial-cluster default=http://127.0.0.2:2,default=http://127.0.0.1:80",
+        "--initial-advertise-peer-urls http://127.0.0.2:2,HTTP://127.0.0.1:80 \
+         --initial-cluster default=http://127.0.0.2:2,default=http://127.0.0.1:80",
         "--name n --initial-advertise-peer-urls https://[::1]:1 --initial-cluster m=unix://h:1,n=https://[::1]:1",
     ] {
         let words = format!("{FREE} {words}");

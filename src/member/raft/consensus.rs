@@ -100,10 +100,15 @@ pub enum Effect {
     /// Committed, for the apply machine.
     Apply(Vec<raftpb::Entry>),
     /// These reads may be served by a view that has applied up to `index`.
-    ReadReady { reads: Vec<ReadRequest>, index: u64 },
+    ReadReady {
+        reads: Vec<ReadRequest>,
+        index: u64,
+    },
     Fetch(Fetch),
     /// No member needs the log up to `index`.
-    Release { index: u64 },
+    Release {
+        index: u64,
+    },
     /// This member must stop: going on would break what it has promised.
     Stop(String),
 }
@@ -184,8 +189,8 @@ impl Consensus {
         hard_state.commit = hard_state.commit.max(recovered.applied).max(recovered.truncated.0);
         if hard_state.commit > recovered.last_index {
             return Err(format!(
-                "the write-ahead log ends at entry {}, but entries up to {} were committed: the log was truncated or is \
-                 another member's; restore the member from a backup, or remove it from the cluster and add it again",
+                "the write-ahead log ends at entry {}, but entries up to {} were committed: the log was truncated or \
+                 is another member's; restore the member from a backup, or remove it from the cluster and add it again",
                 recovered.last_index, hard_state.commit
             ));
         }
@@ -212,7 +217,8 @@ impl Consensus {
             config.log_cache_bytes,
         );
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let node = RawNode::new(&raft_config, log, &logger).map_err(|e| format!("raft refuses the state on disk: {e}"))?;
+        let node =
+            RawNode::new(&raft_config, log, &logger).map_err(|e| format!("raft refuses the state on disk: {e}"))?;
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         rng.set_stream(config.id);
         let mut consensus = Consensus {

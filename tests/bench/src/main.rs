@@ -5,6 +5,8 @@
 //! the machine, so every microsecond spent here is missing there. Nothing of the product is linked in but the
 //! wire's message types.
 
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
+
 mod args;
 mod client;
 mod compare;
