@@ -25,6 +25,7 @@ const RULES: &[Rule] = &[
     ("every file is compiled", no_orphans),
     ("what is named exists", names_exist),
     ("nothing names a machine", no_machine),
+    ("flags are in COMPATIBILITY", flags_listed),
 ];
 
 /// Folder, and the rooms of `src/` it may name beside itself.
@@ -169,11 +170,12 @@ fn every_rule_can_fail() {
         ("tests are in", "sim/src/a.rs", "#[test]\nfn a() {}", 1),
         ("every file", "src/wal/a.rs", "//! x", 1),
         ("every file", "tests/it/a.rs", "//! x", 1),
-        ("every file", "src/lib.rs", "//! x", 0),
+        ("every file", "src/lib.rs", "//! x\nmod wal;", 0),
         ("what is named", "README.md", "[a](docs/NONE.md) and `src/none/`", 2),
         ("what is named", "README.md", "make none\n`make run`", 1),
         ("what is named", "src/wal/a.rs", "//! See `docs/NONE.md`.", 1),
         ("what is named", "docs/A.md", "[a](../README.md), `src/wal/`, [b](https://example.com/x), `docs/<x>.md`", 0),
+        ("flags are in", "src/server/config/defs.rs", "//! x\n    flag(\"name\", Text, \"\", Works, \"x\"),\n", 1),
         ("nothing names", "docs/A.md", "see /home/me/x", 1),
         ("nothing names", ".cargo/config.toml", "[source.crates-io]\nreplace-with = \"mirror\"\n", 2),
     ];
@@ -401,6 +403,31 @@ fn no_machine(tree: &Tree) -> Vec<String> {
         for (line, text) in (1..).zip(file.text.lines()) {
             if let Some(name) = MACHINE.iter().find(|name| text.contains(**name)) {
                 found.push(format!("{}:{line} names {name}", file.path));
+            }
+        }
+    }
+    found
+}
+
+/// The status of each row of the server's flags is the paragraph of the page that names it, and no other does.
+fn flags_listed(tree: &Tree) -> Vec<String> {
+    const PARAGRAPHS: &[(&str, &str)] = &[
+        ("Works", "**Works:**"),
+        ("SafeNoOp", "**Accepted, no effect**"),
+        ("NotYet", "**Not supported yet**"),
+        ("Removed", "**Removed by etcd**"),
+    ];
+    let text = |path: &str| tree.files.iter().find(|f| f.path == path).map_or("", |f| f.text.as_str());
+    let page = text("docs/COMPATIBILITY.md");
+    let mut found = Vec::new();
+    let rows = text("src/server/config/defs.rs").lines().filter_map(|row| row.trim_start().strip_prefix("flag(\""));
+    for (name, rest) in rows.filter_map(|row| row.split_once('"')) {
+        for (status, head) in PARAGRAPHS {
+            let has_status = rest.contains(&format!(", {status},")) || rest.contains(&format!(", {status}("));
+            let listed = page.split("\n\n").filter(|part| part.starts_with(head));
+            let is_listed = listed.flat_map(str::split_whitespace).any(|word| word == format!("`--{name}`"));
+            if has_status != is_listed {
+                found.push(format!("--{name}: {status} is {has_status}, under {head} is {is_listed}"));
             }
         }
     }

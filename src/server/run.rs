@@ -206,8 +206,8 @@ async fn refuse_known_member(config: &boot::Config) -> Result<(), String> {
         let Ok(remote) = peer::get_cluster_from_peers(&member.peer_urls, PEER_LOOK_TIMEOUT).await else { continue };
         if remote.cluster_id != config.cluster_id {
             return Err(format!(
-                "the member at {} belongs to cluster {}, but --initial-cluster and --initial-cluster-token make cluster \
-                 {}: check these flags, or start from an empty data directory on every member",
+                "the member at {} belongs to cluster {}, but --initial-cluster and --initial-cluster-token make \
+                 cluster {}: check these flags, or start from an empty data directory on every member",
                 member.peer_urls.join(","),
                 hex(remote.cluster_id),
                 hex(config.cluster_id)

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! heartbeat    00
-//! AppEntries   01 | count u64 | count x ( length u64 | Entry ) | commit u64   term, index: as the last append left them
+//! AppEntries   01 | count u64 | count x ( length u64 | Entry ) | commit u64  term, index: as the last append left them
 //! MsgApp       02 | length u64 | Message                                        sets term and index
 //! ```
 //!
