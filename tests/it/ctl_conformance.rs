@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use lockstep::ctl::flags::Flag;
 use sessions::{SESSIONS, Session};
 
 use crate::util::oracle::Etcd;
+use crate::util::process::{Port, http_get};
 
 /// A client and the server it talks to.
 #[derive(Clone, Debug)]
@@ -494,6 +495,7 @@ struct Server {
     address: String,
     /// Where nobody listens.
     nobody: String,
+    _ports: [Port; 3],
     _dir: tempfile::TempDir,
 }
 
@@ -501,7 +503,9 @@ impl Server {
     fn start(program: &Path, extra: &[&str]) -> Server {
         for _ in 0..5 {
             let dir = tempfile::tempdir().unwrap();
-            let [address, peer, nobody] = free_addresses();
+            // Of five digits all: tables are as wide in every run.
+            let ports: [Port; 3] = std::array::from_fn(|_| Port::reserve());
+            let [address, peer, nobody] = ports.each_ref().map(Port::address);
             let urls = [
                 format!("--listen-client-urls=http://{address}"),
                 format!("--advertise-client-urls=http://{address}"),
@@ -520,7 +524,7 @@ impl Server {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            let mut server = Server { child, address, nobody, _dir: dir };
+            let mut server = Server { child, address, nobody, _ports: ports, _dir: dir };
             if server.is_ready() {
                 return server;
             }
@@ -541,12 +545,7 @@ impl Server {
 
     /// `/version`, which says when the cluster has settled.
     fn version(&self) -> Option<String> {
-        use std::io::Read;
-        let mut stream = TcpStream::connect(&self.address).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-        stream.write_all(b"GET /version HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
+        let (_, answer) = http_get(&self.address, "/version")?;
         answer.contains("etcdcluster").then_some(answer)
     }
 }
@@ -556,23 +555,6 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Three addresses with ports of five digits: tables are as wide in every run.
-fn free_addresses() -> [String; 3] {
-    // No port twice in this process: a client's port could else become a server's.
-    static TAKEN: OnceLock<Mutex<Vec<u16>>> = OnceLock::new();
-    std::array::from_fn(|_| {
-        loop {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = listener.local_addr().unwrap().port();
-            let mut taken = TAKEN.get_or_init(Default::default).lock().unwrap();
-            if port >= 10_000 && !taken.contains(&port) {
-                taken.push(port);
-                return format!("127.0.0.1:{port}");
-            }
-        }
-    })
 }
 
 /// Our client under etcdctl's name.

@@ -83,20 +83,10 @@ impl Cluster {
         let members = ports.into_iter().enumerate().map(|(i, (client, peer))| {
             let name = format!("m{i}");
             let data_dir = dir.path().join(format!("{name}.etcd"));
-            let set = [
-                ("--name", name.as_str()),
-                ("--data-dir", data_dir.to_str().expect("temporary folders have plain names")),
-                ("--listen-client-urls", &client.url()),
-                ("--advertise-client-urls", &client.url()),
-                ("--listen-peer-urls", &peer.url()),
-                ("--initial-advertise-peer-urls", &peer.url()),
-                ("--initial-cluster", &initial.join(",")),
-                ("--initial-cluster-token", &token),
-                ("--initial-cluster-state", "new"),
-                ("--heartbeat-interval", heartbeat),
-                ("--election-timeout", election),
-            ];
-            let mut args: Vec<String> = set.iter().map(|(flag, value)| format!("{flag}={value}")).collect();
+            let mut args = founder_flags(&name, &data_dir, &client, &peer, &initial);
+            args.push(format!("--initial-cluster-token={token}"));
+            args.push(format!("--heartbeat-interval={heartbeat}"));
+            args.push(format!("--election-timeout={election}"));
             args.extend(flags.iter().map(|f| f.to_string()));
             let log_file = dir.path().join(format!("{name}.log"));
             Member { name, data_dir, log_file, client, peer, program: program.clone(), args, child: None }
@@ -143,10 +133,9 @@ impl Member {
     /// Starts the process without waiting for it.
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
-        let log = OpenOptions::new().create(true).append(true).open(&self.log_file).expect("the log file opens");
         let mut command = Command::new(&self.program);
-        command.args(&self.args).stdin(Stdio::null());
-        command.stdout(log.try_clone().expect("the log file's second handle")).stderr(log);
+        command.args(&self.args);
+        log_to(&mut command, &self.log_file);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ETCD_") {
                 command.env_remove(name);
@@ -199,13 +188,11 @@ impl Member {
 
     /// Everything the member has logged so far.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(&self.log_file).unwrap_or_default()).into_owned()
+        read_log(&self.log_file)
     }
 
     fn log_tail(&self) -> String {
-        let log = self.log();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        tail(&self.log(), 20)
     }
 }
 
@@ -216,6 +203,37 @@ impl Drop for Member {
         }
         self.kill();
     }
+}
+
+/// What a founder of the cluster `initial` (`name=url`, one each) is started with.
+pub fn founder_flags(name: &str, data_dir: &Path, client: &Port, peer: &Port, initial: &[String]) -> Vec<String> {
+    let set = [
+        ("--name", name),
+        ("--data-dir", data_dir.to_str().expect("temporary folders have plain names")),
+        ("--listen-client-urls", &client.url()),
+        ("--advertise-client-urls", &client.url()),
+        ("--listen-peer-urls", &peer.url()),
+        ("--initial-advertise-peer-urls", &peer.url()),
+        ("--initial-cluster", &initial.join(",")),
+        ("--initial-cluster-state", "new"),
+    ];
+    set.iter().map(|(flag, value)| format!("{flag}={value}")).collect()
+}
+
+/// Sends all that a program prints to the end of a file, over all its starts.
+pub fn log_to(command: &mut Command, file: &Path) {
+    let log = OpenOptions::new().create(true).append(true).open(file).expect("the log file opens");
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log file's second handle")).stderr(log);
+}
+
+pub fn read_log(file: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).into_owned()
+}
+
+/// The last `count` lines.
+pub fn tail(log: &str, count: usize) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// A plain HTTP GET: the status and the body. `None` when nobody answers.
@@ -266,7 +284,11 @@ impl Port {
         self.number
     }
 
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.number)
+    }
+
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.number)
+        format!("http://{}", self.address())
     }
 }
