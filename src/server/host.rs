@@ -66,6 +66,7 @@ pub struct Mailbox {
 
 enum ToConsensus {
     Input(Input),
+    Inputs(Vec<Input>),
     /// All that arrived together: one wake-up.
     Messages(Vec<raftpb::Message>),
     Stop,
@@ -89,6 +90,10 @@ impl Mailbox {
     /// What arrives after the member has stopped is dropped, as a message to a dead process is.
     pub fn consensus(&self, input: Input) {
         let _ = self.consensus.send(ToConsensus::Input(input));
+    }
+
+    pub fn inputs(&self, inputs: Vec<Input>) {
+        let _ = self.consensus.send(ToConsensus::Inputs(inputs));
     }
 
     pub fn messages(&self, messages: Vec<raftpb::Message>) {
@@ -202,6 +207,7 @@ impl ConsensusThread {
             for message in waiting.drain(..) {
                 match message {
                     ToConsensus::Input(input) => inputs.push(input),
+                    ToConsensus::Inputs(more) => inputs.extend(more),
                     ToConsensus::Messages(messages) => {
                         inputs.extend(messages.into_iter().map(|m| Input::Message(Box::new(m))));
                     }
@@ -230,7 +236,7 @@ impl ConsensusThread {
             Effect::Apply(entries) => {
                 let _ = self.apply.send(ToApply::Input(apply::Input::Entries(entries)));
             }
-            Effect::ReadReady { reads, index } => self.node.read_ready(&reads, index),
+            Effect::ReadReady { reads, index } => self.node.read_ready(reads, index),
             Effect::Fetch(fetch) => {
                 let _ = self.log.send(ToLog::Fetch(fetch));
             }
@@ -337,9 +343,15 @@ impl ApplyThread {
                 self.compact_at = None;
                 inputs.push(apply::Input::CompactStep);
             }
+            let mut replies = Vec::new();
             for effect in self.applier.step(inputs) {
-                self.carry_out(effect);
+                match effect {
+                    // They come last, and leave together.
+                    apply::Effect::Reply(reply) => replies.push(reply),
+                    effect => self.carry_out(effect),
+                }
             }
+            self.node.replies(replies);
             if stop {
                 // The backend finishes the batch it was just given; what is not in it is in the write-ahead log.
                 return;
@@ -354,7 +366,7 @@ impl ApplyThread {
             Effect::Applied { index, .. } => self.consensus.consensus(Input::Applied(index)),
             Effect::ConfChange(change) => self.consensus.consensus(Input::ConfChange(change)),
             Effect::Membership(membership) => self.node.set_membership(membership),
-            Effect::Reply(reply) => self.node.reply(reply),
+            Effect::Reply(reply) => self.node.replies([reply]),
             Effect::Commit(batch) => {
                 let _ = self.backend.send(batch);
             }

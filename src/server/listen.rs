@@ -16,13 +16,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
+use super::buffered::Buffered;
 use super::config::{Config, Url};
 use super::log::errno_text;
 use super::peer;
+use super::workers::Workers;
 
 /// Connections that may wait for `accept`; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
@@ -130,11 +132,17 @@ impl Drop for SocketFile {
 
 /// Serves `app` on every listener until `shutdown` turns true (or its sender is gone), then stops accepting, lets
 /// requests in flight end within `options.drain`, and returns.
-pub async fn serve(listeners: Vec<Listener>, app: Router, options: ServeOptions, shutdown: watch::Receiver<bool>) {
+pub async fn serve(
+    listeners: Vec<Listener>,
+    app: Router,
+    options: ServeOptions,
+    workers: Workers,
+    shutdown: watch::Receiver<bool>,
+) {
     // Every task holds the sender; `recv` answers `None` when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     for listener in listeners {
-        tokio::spawn(accept_loop(listener, app.clone(), options, shutdown.clone(), alive.clone()));
+        tokio::spawn(accept_loop(listener, app.clone(), options, workers.clone(), shutdown.clone(), alive.clone()));
     }
     drop(alive);
     all_gone.recv().await;
@@ -144,12 +152,12 @@ async fn accept_loop(
     listener: Listener,
     app: Router,
     options: ServeOptions,
+    workers: Workers,
     shutdown: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
 ) {
     let builder = http_builder(options);
-    let connection = |io: Opening| Connection {
-        io,
+    let connection = || Connection {
         app: app.clone(),
         builder: builder.clone(),
         drain: options.drain,
@@ -167,7 +175,13 @@ async fn accept_loop(
         match accepted {
             Ok(stream) => {
                 pause = ACCEPT_PAUSE_MIN;
-                tokio::spawn(connection(Opening::new(stream)).run());
+                let connection = connection();
+                workers.spawn(async move {
+                    // A socket belongs to the runtime it was registered with.
+                    if let Ok(stream) = stream.adopt() {
+                        connection.run(Opening::new(stream)).await;
+                    }
+                });
             }
             Err(e) if is_one_connections_fault(&e) => {}
             Err(e) => {
@@ -185,16 +199,31 @@ async fn accept_loop(
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<Stream> {
+    async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 // It only fails on a connection that is gone, which the first read will find out.
                 let _ = stream.set_nodelay(true);
-                Ok(Stream::Tcp(stream))
+                Ok(Accepted::Tcp(stream.into_std()?))
             }
-            Socket::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
+            Socket::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0.into_std()?)),
         }
+    }
+}
+
+/// A connection on its way to the worker that will serve it.
+enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    fn adopt(self) -> io::Result<Stream> {
+        Ok(match self {
+            Accepted::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Accepted::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+        })
     }
 }
 
@@ -221,7 +250,6 @@ fn http_builder(options: ServeOptions) -> Builder<TokioExecutor> {
 
 /// One accepted connection.
 struct Connection {
-    io: Opening,
     app: Router,
     builder: Builder<TokioExecutor>,
     drain: Duration,
@@ -230,9 +258,9 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(mut self) {
+    async fn run(mut self, io: Opening) {
         let service = TowerToHyperService::new(self.app);
-        let serving = self.builder.serve_connection_with_upgrades(TokioIo::new(self.io), service);
+        let serving = self.builder.serve_connection_with_upgrades(TokioIo::new(Buffered::new(io)), service);
         tokio::pin!(serving);
         tokio::select! {
             biased;

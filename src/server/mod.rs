@@ -2,7 +2,9 @@
 
 mod api;
 mod attend;
+mod buffered;
 pub mod config;
+mod desk;
 pub mod disk;
 mod faces;
 mod host;
@@ -14,5 +16,6 @@ pub mod peer;
 mod peers;
 mod run;
 pub mod start;
+mod workers;
 
 pub use run::run;

@@ -54,14 +54,16 @@ impl maintenance_server::Maintenance for Maintenance {
 
     async fn hash(&self, _: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
         let view = self.node.local_view();
-        let hash = tokio::task::block_in_place(|| view.hash()).map_err(store_status)?;
+        let hashed = view.clone();
+        let hash = apart(move || hashed.hash()).await?.map_err(store_status)?;
         Ok(Response::new(pb::HashResponse { header: self.node.header(view.rev()), hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Answer<pb::HashKvResponse> {
         let view = self.node.local_view();
         let revision = request.into_inner().revision;
-        let hash = tokio::task::block_in_place(|| view.hash_kv(revision)).map_err(store_status)?;
+        let hashed = view.clone();
+        let hash = apart(move || hashed.hash_kv(revision)).await?.map_err(store_status)?;
         Ok(Response::new(pb::HashKvResponse {
             header: self.node.header(view.rev()),
             hash: hash.hash,
@@ -83,4 +85,9 @@ impl maintenance_server::Maintenance for Maintenance {
     async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Answer<pb::DowngradeResponse> {
         Err(status_not_yet("Downgrade"))
     }
+}
+
+/// Runs what takes its time off the thread that serves the connection.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(format!("the work was lost: {e}")))
 }
