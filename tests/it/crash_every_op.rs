@@ -16,9 +16,9 @@ use rand_core::{RngCore, SeedableRng};
 
 const WRITES: usize = 300;
 /// Writes that are under way together.
-const GROUP: usize = 6;
-const COMMIT_EVERY: usize = 4;
-const COMPACT_EVERY: usize = 12;
+const GROUP: usize = 10;
+const COMMIT_EVERY: usize = 3;
+const COMPACT_EVERY: usize = 7;
 
 /// Whose power fails.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,8 +56,7 @@ fn check(members: u64, who: Who, parts: u64, part: u64) {
 
 /// Whether the power failed before the run was over.
 fn round(members: u64, who: Who, k: u64, loss: Loss) -> bool {
-    let setup = Setup { members, segment_bytes: 4096, ..Setup::default() };
-    let mut setup = setup;
+    let mut setup = Setup { members, segment_bytes: 4096, ..Setup::default() };
     setup.raft.log_slack_entries = 8;
     setup.raft.log_cache_bytes = 2000;
     let mut run = Run { cluster: Calm::new(&setup), rng: ChaCha8Rng::seed_from_u64(k), acknowledged: Vec::new() };
@@ -84,7 +83,7 @@ fn round(members: u64, who: Who, k: u64, loss: Loss) -> bool {
             }
             run.recover(who, victim, loss, &context());
             // A little more work, and that is it: what comes later is another round's.
-            next = next.max(WRITES - 5 * GROUP);
+            next = next.max(WRITES - 3 * GROUP);
             continue;
         }
         run.write(next);
@@ -121,7 +120,7 @@ impl Run {
         self.cluster.propose(leader, put("hot", &first.to_string()));
         let group = first / GROUP;
         if group % COMPACT_EVERY == COMPACT_EVERY - 1 {
-            let revision = (first / 2) as i64;
+            let revision = (first / 2).max(1) as i64;
             let compaction = Some(CompactionRequest { revision, physical: false });
             self.cluster.propose(leader, InternalRaftRequest { compaction, ..Default::default() });
         }
@@ -168,7 +167,8 @@ impl Run {
 
     fn check_all(&mut self, context: &str) {
         self.cluster.elect();
-        for _ in 0..30 {
+        // Enough for heartbeats to bring everybody up to date.
+        for _ in 0..12 {
             self.cluster.tick();
         }
         let died = self.cluster.take_died();
