@@ -40,3 +40,5 @@ mod durability;
 #[cfg(feature = "server")]
 #[path = "it/mvcc_oracle.rs"]
 mod mvcc_oracle;
+#[path = "it/ctl_conformance.rs"]
+mod ctl_conformance;

@@ -4,6 +4,7 @@
 //! each failed attempt (`warn`, the only place that writes them) and a short final text. Nothing here waits longer
 //! than the command's timeout.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -27,6 +28,8 @@ use super::{Context, Failure, code, say_error};
 const SEND_BYTES_MAX: usize = 2 << 20;
 const ATTEMPTS_MAX: u32 = 100;
 const BACKOFF: Duration = Duration::from_millis(25);
+/// Of the other endpoints, after a connection broke.
+const HEAD_START: Duration = Duration::from_millis(100);
 
 /// How a command line and its environment want the cluster to be reached.
 #[derive(Clone, Debug)]
@@ -59,7 +62,8 @@ impl Settings {
         let endpoints: Vec<String> =
             flags.list("endpoints").iter().map(|endpoint| endpoint.trim().to_string()).collect();
         for endpoint in &endpoints {
-            if endpoint.starts_with("https://") || endpoint.starts_with("unixs:") {
+            let scheme = endpoint.split(':').next().unwrap_or_default();
+            if ["https", "unixs"].iter().any(|secure| scheme.eq_ignore_ascii_case(secure)) {
                 return Err(not_supported(&format!("endpoint {endpoint}: TLS")));
             }
         }
@@ -100,8 +104,8 @@ pub struct Client {
 #[derive(Debug, Default)]
 struct Connection {
     ready: Option<(usize, Channel)>,
-    /// The endpoint whose connection broke last: the others get a head start.
-    broken: Option<usize>,
+    /// Endpoints whose connection broke: the others get a head start.
+    broken: BTreeSet<usize>,
 }
 
 /// May the call be sent again when the answer is `Unavailable`? Writes may not: they could happen twice.
@@ -273,7 +277,6 @@ impl Client {
                 if why.is_empty() {
                     return Err(expired());
                 }
-                let why = format!("connection error: desc = {}", super::golang::quote(why.as_bytes()));
                 return Err(Status::deadline_exceeded(format!("latest balancer error: last connection error: {why}")));
             }
         };
@@ -292,24 +295,26 @@ impl Client {
         }
         let text = format!("connection error: desc = \"transport: {cause}\"");
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        connection.broken = connection.ready.take().map(|(index, _)| index);
+        if let Some((index, _)) = connection.ready.take() {
+            connection.broken.insert(index);
+        }
         Status::unavailable(text)
     }
 
-    /// The first endpoint to accept a connection; each is tried again and again until one does.
+    /// The first endpoint that answers; each is tried again and again until one does.
     async fn channel(&self, last_error: &Arc<Mutex<String>>) -> Result<Channel, Status> {
         let broken = {
             let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some((_, channel)) = &connection.ready {
                 return Ok(channel.clone());
             }
-            connection.broken
+            connection.broken.clone()
         };
         let mut race = JoinSet::new();
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             let (dialing, last_error) = (self.settings.dialing.clone(), last_error.clone());
             let address = Address::of(endpoint);
-            let head_start = if broken == Some(index) { Duration::from_millis(100) } else { Duration::ZERO };
+            let head_start = if broken.contains(&index) { HEAD_START } else { Duration::ZERO };
             race.spawn(async move {
                 sleep(head_start).await;
                 (index, connect(&dialing, address, &last_error).await)

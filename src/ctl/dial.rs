@@ -2,15 +2,18 @@
 
 use std::fmt::Display;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::golang::quote;
 
 /// Go's gRPC pings no connection more often.
 const KEEPALIVE_MIN: Duration = Duration::from_secs(10);
@@ -29,15 +32,19 @@ impl Address {
             return Address::Unix(path.to_string());
         }
         match endpoint.split_once("://") {
-            Some((_, rest)) => Address::Tcp(rest.split('/').next().unwrap_or_default().to_string()),
-            None => Address::Tcp(endpoint.to_string()),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => {
+                Address::Tcp(rest.split('/').next().unwrap_or_default().to_string())
+            }
+            // What is no URL of ours is dialed as it stands, and refused there.
+            _ => Address::Tcp(endpoint.to_string()),
         }
     }
 
-    /// As the client's warnings show it.
+    /// As the client's warnings show it: without any scheme.
     pub fn shown(&self) -> &str {
         match self {
-            Address::Tcp(text) | Address::Unix(text) => text,
+            Address::Tcp(text) => text.split_once("://").map_or(text, |(_, rest)| rest),
+            Address::Unix(path) => path,
         }
     }
 }
@@ -57,50 +64,61 @@ enum Stream {
     Unix(UnixStream),
 }
 
-/// Dials until it succeeds, slower each time, and leaves the last failure in `last_error`.
+/// What has come from the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    /// The begin of HTTP/2.
+    Settings,
+    /// The end, or something that is not HTTP/2.
+    Failure,
+}
+
+/// Dials until a server answers, slower each time, and leaves the last failure in `last_error`.
+///
+/// A connection counts when the server has begun to speak HTTP/2, as in Go: a request that is sent before could be
+/// lost without anybody knowing whether it was read.
 pub async fn connect(dialing: &Dialing, address: Address, last_error: &Mutex<String>) -> Channel {
     let mut pause = Duration::from_secs(1);
     loop {
-        match dial(&address, dialing.timeout).await {
-            Ok(stream) => return open(dialing, &address, stream).await,
+        let failed = match dial(&address, dialing.timeout).await {
+            Ok(stream) => match open(dialing, &address, stream).await {
+                Some(channel) => return channel,
+                None => "connection closed".to_string(),
+            },
             Err(why) => {
-                let text = format!("transport: Error while dialing dial {why}");
-                *last_error.lock().unwrap_or_else(PoisonError::into_inner) = text;
+                let why = format!("transport: Error while dialing dial {why}");
+                format!("connection error: desc = {}", quote(why.as_bytes()))
             }
-        }
+        };
+        *last_error.lock().unwrap_or_else(PoisonError::into_inner) = failed;
         sleep(pause).await;
         pause = pause.mul_f64(1.6).min(Duration::from_secs(120));
     }
 }
 
-/// gRPC over a connection that is there. When it breaks, the channel dials again by itself.
-async fn open(dialing: &Dialing, address: &Address, stream: Stream) -> Channel {
+/// gRPC over a connection that is there; `None` when nobody at the other end speaks HTTP/2.
+async fn open(dialing: &Dialing, address: &Address, stream: Stream) -> Option<Channel> {
     // The URI only feeds the request's authority.
     let uri = match address {
         Address::Tcp(text) => Uri::try_from(format!("http://{text}")).ok(),
         Address::Unix(_) => None,
     };
-    let first = Arc::new(Mutex::new(Some(stream)));
-    let (address, dial_timeout) = (address.clone(), dialing.timeout);
     let mut endpoint = Endpoint::from(uri.unwrap_or(Uri::from_static("http://localhost")));
     if !dialing.keepalive_time.is_zero() {
         endpoint = endpoint.http2_keep_alive_interval(dialing.keepalive_time.max(KEEPALIVE_MIN));
         endpoint = endpoint.keep_alive_timeout(dialing.keepalive_timeout).keep_alive_while_idle(true);
     }
-    endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-        let (first, address) = (first.clone(), address.clone());
-        async move {
-            let ready = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let stream = match ready {
-                Some(stream) => stream,
-                None => dial(&address, dial_timeout).await.map_err(std::io::Error::other)?,
-            };
-            Ok::<_, std::io::Error>(match stream {
-                Stream::Tcp(stream) => TokioIo::new(Either::Tcp(stream)),
-                Stream::Unix(stream) => TokioIo::new(Either::Unix(stream)),
-            })
-        }
-    }))
+    let (listener, mut heard) = watch::channel(Heard::Nothing);
+    // One connection only: the client itself dials again after a failure.
+    let mut only = Some(Listening { stream, head: Vec::new(), heard: listener });
+    let connector = tower::service_fn(move |_: Uri| {
+        let stream = only.take().map(TokioIo::new).ok_or_else(|| std::io::Error::other("connection closed"));
+        std::future::ready(stream)
+    });
+    let channel = endpoint.connect_with_connector(connector).await.ok()?;
+    let heard = *heard.wait_for(|heard| *heard != Heard::Nothing).await.ok()?;
+    (heard == Heard::Settings).then_some(channel)
 }
 
 /// One connection, or what Go's dialer says.
@@ -120,13 +138,18 @@ async fn dial_tcp(text: &str, limit: Option<Duration>) -> Result<Stream, String>
     if text.is_empty() {
         return Err("tcp: missing address".into());
     }
-    let Some((host, port)) = text.rsplit_once(':').filter(|(host, _)| !host.ends_with(':') || host.starts_with('['))
-    else {
+    let Some((host, port)) = text.rsplit_once(':') else {
         return Err(format!("tcp: address {text}: missing port in address"));
     };
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let Ok(port) = port.parse::<u16>() else {
-        return Err(format!("tcp: address {text}: invalid port"));
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(host) => host,
+        None if host.contains(':') => return Err(format!("tcp: address {text}: too many colons in address")),
+        None => host,
+    };
+    let port = match port.parse::<u32>().map(u16::try_from) {
+        Ok(Ok(port)) => port,
+        Ok(Err(_)) => return Err(format!("tcp: address {port}: invalid port")),
+        Err(_) => return Err(format!("tcp: address tcp/{port}: unknown port")),
     };
     // As Go's dialer does: no host is this one.
     let host = if host.is_empty() { "127.0.0.1" } else { host };
@@ -160,28 +183,53 @@ fn errno_text(why: &dyn Display) -> String {
     chars.next().map(|c| c.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
 
-/// A stream of either kind.
-enum Either {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+/// A stream that tells what it hears first.
+struct Listening {
+    stream: Stream,
+    /// The first bytes, as long as nothing is known.
+    head: Vec<u8>,
+    heard: watch::Sender<Heard>,
+}
+
+impl Listening {
+    fn listen(&mut self, read: &[u8]) {
+        if *self.heard.borrow() != Heard::Nothing {
+            return;
+        }
+        self.head.extend(read.iter().take(4));
+        // A server's first frame is SETTINGS: three bytes of length, then the type 4.
+        match (read.is_empty(), self.head.get(3)) {
+            (false, None) => {}
+            (false, Some(4)) => drop(self.heard.send(Heard::Settings)),
+            _ => drop(self.heard.send(Heard::Failure)),
+        }
+    }
+}
+
+impl AsyncRead for Listening {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = match &mut self.stream {
+            Stream::Tcp(stream) => pin!(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => pin!(stream).poll_read(cx, buf),
+        };
+        if polled.is_ready() {
+            self.listen(&buf.filled()[before..]);
+        }
+        polled
+    }
 }
 
 macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Either::Tcp($stream) => $call,
-            Either::Unix($stream) => $call,
+        match &mut $self.get_mut().stream {
+            Stream::Tcp($stream) => $call,
+            Stream::Unix($stream) => $call,
         }
     };
 }
 
-impl AsyncRead for Either {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        each!(self, stream => pin!(stream).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Either {
+impl AsyncWrite for Listening {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         each!(self, stream => pin!(stream).poll_write(cx, buf))
     }

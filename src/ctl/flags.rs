@@ -307,6 +307,8 @@ fn zap_line(level: &str, caller: &str, message: &str, variable: &str) -> String 
     format!(r#"{{"level":"{level}","ts":{ts},"caller":"{caller}","msg":{message},"environment-variable":{variable}}}"#)
 }
 
+const MISSING_QUOTE: &str = "extraneous or missing \" in quoted-field";
+
 /// One record of CSV: commas part the fields, quotes may hold them.
 fn split_csv(text: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     let mut fields = Vec::new();
@@ -329,11 +331,9 @@ fn split_csv(text: &[u8]) -> Result<Vec<Vec<u8>>, String> {
                         at += 1;
                         break;
                     }
-                    (Some(b'"'), _) | (None, _) => {
-                        let column = at;
-                        return Err(format!(
-                            "parse error on line 1, column {column}: extraneous or missing \" in quoted-field"
-                        ));
+                    (Some(b'"'), _) => return Err(format!("parse error on line 1, column {at}: {MISSING_QUOTE}")),
+                    (None, _) => {
+                        return Err(format!("record on line 1; parse error on line 2, column 0: {MISSING_QUOTE}"));
                     }
                     (Some(&byte), _) => {
                         field.push(byte);

@@ -28,9 +28,9 @@ fn quote_char(out: &mut String, c: char) {
         '\t' => out.push_str("\\t"),
         '\x0b' => out.push_str("\\v"),
         '\'' | ' ' => out.push(c),
-        // A leading character keeps combining marks printable: only unprintable ones come out longer.
-        _ if format!("{:?}", format!("a{c}")).chars().count() == 4 => out.push(c),
-        _ if (c as u32) < 0x80 => out.push_str(&format!("\\x{:02x}", c as u32)),
+        // After a letter a combining mark is printable: only what is not comes out longer.
+        _ if format!("a{c}").escape_debug().count() == 2 => out.push(c),
+        _ if c < ' ' => out.push_str(&format!("\\x{:02x}", c as u32)),
         _ if (c as u32) < 0x10000 => out.push_str(&format!("\\u{:04x}", c as u32)),
         _ => out.push_str(&format!("\\U{:08x}", c as u32)),
     }

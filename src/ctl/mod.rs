@@ -121,6 +121,11 @@ fn execute(program: &str, args: Vec<Vec<u8>>) -> Result<(), Failure> {
         Failure::new(code::ERROR, text)
     })?;
     let mut flags = Flags::new(&found.tables());
+    if matches!(found.command().action, Some(Action::Later)) {
+        // Their flags are not there yet either.
+        let words: Vec<&str> = found.path.iter().skip(1).map(|command| command.name).collect();
+        return Err(Failure::new(code::ERROR, format!("{program} {} is not supported yet", words.join(" "))));
+    }
     if let Err(text) = flags.parse(&found.rest) {
         emit(tree::help(&found.path, program).as_bytes());
         say_error(&format!("Error: {text}\n"));
@@ -135,11 +140,7 @@ fn execute(program: &str, args: Vec<Vec<u8>>) -> Result<(), Failure> {
     match found.command().action {
         Some(Action::Run(run)) => run(&mut context),
         Some(Action::Help) => tree::help_topic(root, program, &context.flags.args),
-        Some(Action::Later) => {
-            let words: Vec<&str> = found.path.iter().skip(1).map(|command| command.name).collect();
-            Err(Failure::new(code::ERROR, format!("{program} {} is not supported yet", words.join(" "))))
-        }
-        None => {
+        Some(Action::Later) | None => {
             emit(tree::help(&found.path, program).as_bytes());
             Ok(())
         }
@@ -174,7 +175,8 @@ fn program_help(name: &str) -> String {
     tree::help(&command.into_iter().fold(vec![root], |path, command| [path, vec![command]].concat()), "etcdctl")
 }
 
-const GLOBAL: &[Flag] = &[
+/// The flags of every command.
+pub const GLOBAL: &[Flag] = &[
     flag("endpoints", Kind::List, "127.0.0.1:2379", "where the cluster's members listen for clients"),
     flag("debug", Kind::Bool, "false", "show what the client uses"),
     flag_short("write-out", 'w', Kind::Text, "simple", "output format (fields, json, protobuf, simple, table)"),

@@ -220,7 +220,11 @@ fn option(flag: &Flag) -> (String, String) {
 }
 
 fn sorted(mut rows: Vec<(String, String)>) -> Vec<(String, String)> {
-    rows.sort_by_key(|(name, _)| name.trim_start_matches([' ', '-']).split("--").last().map(str::to_string));
+    let name = |row: &(String, String)| {
+        let name = row.0.split("--").last().unwrap_or_default();
+        name.split(['=', '[']).next().unwrap_or_default().to_string()
+    };
+    rows.sort_by_key(name);
     rows
 }
 

@@ -3,14 +3,14 @@
 //! Everything here looks at the request alone, never at the store, so every member gives the same answer. The order of
 //! the checks is etcd's, because it decides which of two errors a client sees.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::collections::BTreeSet;
 
 use lockstep_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use lockstep_proto::etcdserverpb::request_op::Request;
 use lockstep_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 
 use super::error::EtcdError;
+use super::intervals::Intervals;
 
 /// How deep txns may be nested. A decoder gives up at 100 nested messages, two a level; an entry of the log wraps the
 /// request once more, and what was accepted must always be decodable again.
@@ -108,8 +108,12 @@ struct Writes<'a> {
 fn writes(ops: &[RequestOp]) -> Result<Writes<'_>, EtcdError> {
     let mut all = Writes::default();
     for op in ops {
-        if let Some(Request::RequestDeleteRange(r)) = &op.request {
-            all.deletes.insert(&r.key, &r.range_end);
+        match &op.request {
+            Some(Request::RequestDeleteRange(r)) if r.range_end.is_empty() => all.deletes.add_key(&r.key),
+            // The end is taken literally, as etcd does here: `\0` is before every key instead of after, and so a delete
+            // of all keys from one on overlaps no put.
+            Some(Request::RequestDeleteRange(r)) => all.deletes.add(r.key.clone(), Some(r.range_end.clone())),
+            _ => {}
         }
     }
     for op in ops {
@@ -143,48 +147,5 @@ impl<'a> Writes<'a> {
             return Err(EtcdError::DuplicateKey);
         }
         Ok(())
-    }
-}
-
-/// A union of half-open intervals of keys, kept disjoint: begin -> end.
-#[derive(Default)]
-struct Intervals(BTreeMap<Vec<u8>, Vec<u8>>);
-
-impl Intervals {
-    /// Adds a delete's range. `end` is taken literally, as etcd does here: `\0` does not mean "and all after it", so a
-    /// delete of "all from this key on" overlaps no put.
-    fn insert(&mut self, key: &[u8], end: &[u8]) {
-        let end = if end.is_empty() { [key, b"\0"].concat() } else { end.to_vec() };
-        self.add(key.to_vec(), end);
-    }
-
-    fn merge(&mut self, other: Intervals) {
-        for (begin, end) in other.0 {
-            self.add(begin, end);
-        }
-    }
-
-    fn contains(&self, key: &[u8]) -> bool {
-        let mut upto = self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
-        upto.next_back().is_some_and(|(_, end)| key < end.as_slice())
-    }
-
-    fn add(&mut self, mut begin: Vec<u8>, mut end: Vec<u8>) {
-        if begin >= end {
-            return;
-        }
-        // The neighbours that touch [begin, end) become one with it; being disjoint, they are the last ones before `end`.
-        while let Some((b, e)) =
-            self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(end.as_slice()))).next_back()
-        {
-            if *e < begin {
-                break;
-            }
-            let b = b.clone();
-            let e = self.0.remove(&b).expect("just found");
-            begin = begin.min(b);
-            end = end.max(e);
-        }
-        self.0.insert(begin, end);
     }
 }

@@ -11,5 +11,6 @@ pub mod apply;
 pub mod boot;
 pub mod check;
 pub mod error;
+mod intervals;
 pub mod membership;
 pub mod raft;

@@ -492,6 +492,8 @@ fn open_file(file: Arc<dyn DiskFile>, path: &str, cache_bytes: usize) -> Result<
     let backend = DiskBackend { file, poison: poison.clone() };
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
+    // A rotten page is found now (0.5 s for a million rows, which are about to be read anyway), not served later.
+    builder.set_check_integrity_on_open(true);
     match builder.create_with_backend(backend) {
         Ok(db) => Ok(Backend { db: Some(db), path: path.to_string(), poison, live: Live::default(), failed: false }),
         Err(redb::DatabaseError::Storage(redb::StorageError::Io(source))) => {

@@ -28,17 +28,22 @@ pub struct HashKv {
 }
 
 impl View {
-    /// The hash of the history up to `rev`, or up to this view's revision when `rev` is 0 or less.
+    /// The hash of the history up to `rev`, or up to this view's revision when `rev` is 0. Up to a negative one there is
+    /// nothing, and etcd hashes just that.
     pub fn hash_kv(&self, rev: i64) -> Result<HashKv, Error> {
         let stamp = self.stamp();
-        let at = if rev <= 0 { stamp.rev } else { rev };
+        let at = if rev == 0 { stamp.rev } else { rev };
+        if at < 0 {
+            let hash = crc32c::crc32c(ROWS_NAME);
+            return Ok(HashKv { hash, compact_revision: stamp.compact_rev, hash_revision: at });
+        }
         if at < stamp.compact_rev {
             return Err(Error::Compacted);
         }
         if at > stamp.rev {
             return Err(Error::FutureRev);
         }
-        let overtaken = if rev <= 0 { Error::Overtaken } else { Error::Compacted };
+        let overtaken = if rev == 0 { Error::Overtaken } else { Error::Compacted };
         let kept = self.kept(at).map_err(|Pruned| overtaken)?;
         let mut crc = crc32c::crc32c(ROWS_NAME);
         self.hash_rows(&mut crc, at, &kept)?;

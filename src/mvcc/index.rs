@@ -85,6 +85,10 @@ struct Blocks {
 #[derive(Debug, Default)]
 struct Block {
     entries: Vec<Entry>,
+    /// What all keys of the block start with is so long.
+    shared: usize,
+    /// The eight bytes after that of each key, as a number: a search touches the keys themselves only where these are equal.
+    heads: Vec<u64>,
     /// Keys that exist now.
     live: usize,
     /// The main revision at which a key of this block last began or ceased to exist.
@@ -256,7 +260,7 @@ impl Index {
                 if held >= CHUNK {
                     break Some(least.clone());
                 }
-                let start = if &**least < from { block.entries.partition_point(|e| &*e.key < from) } else { 0 };
+                let start = if &**least < from { block.find(from).unwrap_or_else(|at| at) } else { 0 };
                 let end = match block.entries.last() {
                     Some(last) if range.is_past(&last.key) => block.entries.partition_point(|e| !range.is_past(&e.key)),
                     _ => block.entries.len(),
@@ -318,7 +322,7 @@ impl Blocks {
                     block.live += 1;
                     block.live_changed = main;
                 }
-                block.entries.insert(at, Entry { key: key.into(), index });
+                block.insert(at, Entry { key: key.into(), index });
                 let full = block.entries.len() > BLOCK_MAX;
                 let split = full.then(|| block.split(at));
                 if let Some(right) = split {
@@ -364,6 +368,7 @@ impl Blocks {
         let left = block.entries.len();
         self.keys -= before - left;
         if left < before {
+            block.measure();
             self.merge(&least, left);
         }
         (before.max(1), next)
@@ -385,6 +390,7 @@ impl Blocks {
         let mut small = self.blocks.remove(least).expect("the block was just found");
         let previous = self.blocks.get_mut(&previous).expect("the block was just found");
         previous.entries.append(&mut small.entries);
+        previous.measure();
         previous.live += small.live;
         previous.live_changed = previous.live_changed.max(small.live_changed);
     }
@@ -392,7 +398,42 @@ impl Blocks {
 
 impl Block {
     fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        self.entries.binary_search_by(|e| (*e.key).cmp(key))
+        let Some(first) = self.entries.first() else {
+            return Err(0);
+        };
+        let shared = &first.key[..self.shared];
+        if !key.starts_with(shared) {
+            return Err(if key < shared { 0 } else { self.entries.len() });
+        }
+        let head = head(key, self.shared);
+        let from = self.heads.partition_point(|h| *h < head);
+        let equal = self.heads[from..].partition_point(|h| *h == head);
+        let found = self.entries[from..from + equal].binary_search_by(|e| (*e.key).cmp(key));
+        found.map(|at| from + at).map_err(|at| from + at)
+    }
+
+    fn insert(&mut self, at: usize, entry: Entry) {
+        let shared = match self.entries.first() {
+            Some(first) => shared_len(&first.key[..self.shared], &entry.key),
+            None => entry.key.len(),
+        };
+        self.heads.insert(at, head(&entry.key, shared));
+        self.entries.insert(at, entry);
+        if shared < self.shared {
+            self.measure();
+        }
+        self.shared = shared;
+    }
+
+    /// Works out again what the keys share, and their heads.
+    fn measure(&mut self) {
+        self.shared = match &self.entries[..] {
+            [first, .., last] => shared_len(&first.key, &last.key),
+            [only] => only.key.len(),
+            [] => 0,
+        };
+        self.heads.clear();
+        self.heads.extend(self.entries.iter().map(|e| head(&e.key, self.shared)));
     }
 
     /// Cuts the block in two after an insertion at `inserted`: in the middle, or at the end where keys arrive in order.
@@ -401,9 +442,29 @@ impl Block {
         let entries = self.entries.split_off(at);
         let live = entries.iter().filter(|e| e.index.is_live()).count();
         self.live -= live;
-        if at < self.entries.capacity() / 2 + 1 {
+        if at < inserted {
             self.entries.shrink_to(BLOCK_MAX * 3 / 4);
         }
-        Block { entries, live, live_changed: self.live_changed }
+        self.measure();
+        let mut right = Block { entries, live, live_changed: self.live_changed, ..Block::default() };
+        right.measure();
+        right
+    }
+}
+
+fn shared_len(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// The eight bytes of a key after the first `skip`, zeros where it ends: never out of order, though different keys may be equal.
+fn head(key: &[u8], skip: usize) -> u64 {
+    let rest = &key[skip..];
+    match rest.first_chunk::<8>() {
+        Some(bytes) => u64::from_be_bytes(*bytes),
+        None => {
+            let mut bytes = [0; 8];
+            bytes[..rest.len()].copy_from_slice(rest);
+            u64::from_be_bytes(bytes)
+        }
     }
 }

@@ -40,7 +40,7 @@ const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// `--socket-reuse-port` and `--socket-reuse-address`.
+/// `--socket-reuse-port`; `--socket-reuse-address` is always on, as Go has it for every listener.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SocketOptions {
     pub reuse_port: bool,

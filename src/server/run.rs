@@ -124,7 +124,7 @@ fn open_disks(config: &Config) -> Result<(Arc<dyn Disk>, Arc<dyn Disk>, DirLock)
         Ok(Arc::new(disk))
     };
     let disk = open(&config.data_dir)?;
-    let lock = DirLock::acquire(&config.data_dir).map_err(|e| e.to_string())?;
+    let lock = DirLock::acquire(&config.member_dir()).map_err(|e| e.to_string())?;
     let wal_disk = match &config.wal_dir {
         Some(dir) => open(dir.parent().unwrap_or(Path::new("/")))?,
         None => disk.clone(),
@@ -263,8 +263,13 @@ impl Running {
             commit: Duration::from_millis(100),
             compact: Duration::from_millis(10),
         };
-        let fatal: host::Fatal = Arc::new(|reason| {
-            tracing::error!(target: FATAL, reason = %reason, "the member stops: it cannot keep what it has promised");
+        let data_dir = disk_root(config);
+        let fatal: host::Fatal = Arc::new(move |reason| {
+            tracing::error!(
+                target: FATAL,
+                { "data-dir" = data_dir, reason },
+                "the member stops: it cannot keep what it has promised"
+            );
             std::process::exit(1);
         });
         let host = Host::start(MemberParts::new(booted, first), inbox, node.clone(), network, clock, pace, fatal);

@@ -88,6 +88,11 @@ fn tell(notes: &[Note]) {
             Note::DataDirDefault(dir) => {
                 tracing::warn!("data-dir" = dir.as_str(), "'data-dir' was empty; using default");
             }
+            Note::LargeRequests(bytes) => tracing::warn!(
+                "max-request-bytes" = bytes,
+                "recommended-request-bytes" = config::RECOMMENDED_REQUEST_BYTES,
+                "exceeded recommended request limit"
+            ),
             Note::DetectedHost(host) => {
                 tracing::info!(host = host.as_str(), "detected default host for advertise");
             }

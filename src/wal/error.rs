@@ -18,7 +18,7 @@ pub enum Error {
     Io { doing: &'static str, path: String, source: io::Error },
 
     #[error(
-        "wal: no space left in {dir} (to {doing} {path}); nothing more is acknowledged: free space on that disk or give the \
+        "wal: no space left on device for {dir} (to {doing} {path}); nothing more is acknowledged: free space on that disk or give the \
          member a larger one, then start it again"
     )]
     Full { dir: String, doing: &'static str, path: String, source: io::Error },

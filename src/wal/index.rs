@@ -171,8 +171,7 @@ struct Output {
 
 /// False when there is enough.
 fn read_run(run: &Run, segment: &Segment, out: &mut Output) -> Result<bool, Error> {
-    let read_ahead = out.max_bytes.saturating_add(RUN_BYTES);
-    let mut cursor = Cursor::new(segment.file.clone(), &segment.path)?.with_read_ahead(read_ahead);
+    let mut cursor = Cursor::new(segment.file.clone(), &segment.path)?.with_read_ahead(RUN_BYTES);
     let damaged = |offset| Error::corrupt(&segment.path, offset, "a record that was read before no longer verifies");
     let chain = cursor.bytes(run.offset - 4, 4)?.map(|bytes| u32_at(bytes, 0));
     let chain = chain.ok_or_else(|| damaged(run.offset))?;

@@ -176,8 +176,16 @@ struct Tail {
     len: u64,
     /// The last offset some mark vouches for.
     synced_to: u64,
-    /// Behind the last byte that may belong to a record of this life; `end` or less when there is none.
-    leftovers: u64,
+    leftovers: Leftovers,
+}
+
+/// What an interrupted write left behind the end.
+#[derive(Default)]
+struct Leftovers {
+    /// Behind the last byte that may belong to a record of this life; zero when there is none.
+    end: u64,
+    /// Whether there is more than a mark, which nobody misses.
+    records: bool,
 }
 
 fn check_last(replay: &mut Replay, segment: &Segment, header: &Header, dir: &str) -> Result<Tail, Error> {
@@ -202,8 +210,8 @@ fn check_last(replay: &mut Replay, segment: &Segment, header: &Header, dir: &str
 
 /// Looks through everything behind the last valid record: for a mark, which proves that more was durable than verifies, and for
 /// what else an interrupted write may have left.
-fn scan_behind(cursor: &mut Cursor, path: &str, end: Position) -> Result<u64, Error> {
-    let mut leftovers = 0;
+fn scan_behind(cursor: &mut Cursor, path: &str, end: Position) -> Result<Leftovers, Error> {
+    let mut leftovers = Leftovers::default();
     let mut offset = end.offset;
     while offset + PREFIX_BYTES <= cursor.len() {
         let count = SCAN_BYTES.min((cursor.len() - offset) / PREFIX_BYTES * PREFIX_BYTES);
@@ -224,7 +232,8 @@ fn scan_behind(cursor: &mut Cursor, path: &str, end: Position) -> Result<u64, Er
                 );
                 return Err(Error::corrupt(path, end.offset, what));
             }
-            leftovers = cursor.len().min(at + prefix.record_bytes()).max(leftovers);
+            leftovers.end = cursor.len().min(at + prefix.record_bytes()).max(leftovers.end);
+            leftovers.records |= prefix.kind != Kind::Mark;
         }
         offset += count;
     }
@@ -233,23 +242,24 @@ fn scan_behind(cursor: &mut Cursor, path: &str, end: Position) -> Result<u64, Er
 
 /// Wipes what is cut off, so that it can never be taken for a record again, and makes what is kept durable.
 fn settle(builder: &Builder<'_>, segment: &Segment, tail: &Tail) -> Result<Option<String>, Error> {
-    let mut repaired = None;
-    let end = tail.end.offset;
-    if tail.leftovers > end {
-        fill(&*segment.file, &segment.path, end, tail.leftovers, |_, _| Ok(()))?;
-        let cut = tail.leftovers - end;
-        repaired = Some(format!("{}: cut off {cut} bytes at offset {end} that a crash left unfinished", segment.path));
+    let (end, leftovers) = (tail.end.offset, &tail.leftovers);
+    let torn = leftovers.end > end;
+    if torn {
+        fill(&*segment.file, &segment.path, end, leftovers.end, |_, _| Ok(()))?;
     }
     // What no mark vouches for may be in the page cache only, and after an fsync error of a former process it may even count as clean
     // there. Written again, it is dirty again.
-    if builder.sync && (end > tail.synced_to || repaired.is_some()) {
+    if builder.sync && (end > tail.synced_to || torn) {
         let file = &*segment.file;
         fill(file, &segment.path, tail.synced_to, end, |offset, out| {
             file.read_at(offset, out).map_err(Error::io("read", &segment.path))
         })?;
         builder.sync_file(file, &segment.path)?;
     }
-    Ok(repaired)
+    Ok(leftovers.records.then(|| {
+        let cut = leftovers.end - end;
+        format!("{}: cut off {cut} bytes at offset {end} that a crash left unfinished", segment.path)
+    }))
 }
 
 /// Overwrites `from..to` in pieces with what `source` puts into the zeros it is given.

@@ -182,6 +182,9 @@ impl Wal {
 
     /// Records that a snapshot was installed: every entry is gone, the log goes on behind `snapshot.index`.
     pub fn append_snapshot(&mut self, snapshot: SnapshotMark) -> Result<(), Error> {
+        if snapshot.index == u64::MAX {
+            return Err(Error::Gap { index: snapshot.index, first: self.first_index(), last: self.last_index() });
+        }
         let state = State { snapshot, ..self.state };
         self.append_state(state, Kind::Snapshot, &[snapshot.index, snapshot.term])?;
         self.index.write().restart_behind(snapshot.index);
@@ -282,18 +285,17 @@ impl Wal {
             let index = self.index.read();
             (index.first, index.last)
         };
+        let begin = entries.first().map_or(0, |entry| entry.index().clamp(first, last + 1));
         let mut need = 0;
-        let mut next = entries.first().map_or(0, |entry| entry.index().clamp(first.max(1), last + 1));
-        for entry in entries {
-            if entry.index() != next {
-                return Err(Error::Gap { index: entry.index(), first, last });
+        for (expected, entry) in (begin..).zip(entries) {
+            let (index, bytes) = (entry.index(), entry.encoded_len() as u64);
+            if index != expected {
+                return Err(Error::Gap { index, first, last });
             }
-            let bytes = entry.encoded_len() as u64;
             if bytes > MAX_RECORD_BYTES {
-                return Err(Error::TooLarge { index: next, bytes, limit: MAX_RECORD_BYTES });
+                return Err(Error::TooLarge { index, bytes, limit: MAX_RECORD_BYTES });
             }
             need += record_bytes(bytes);
-            next += 1;
         }
         Ok(need)
     }

@@ -43,12 +43,6 @@ fn etcd_3_4_answers_as_etcd_3_5() {
 
 #[test]
 fn lockstepd_answers_as_etcd_3_5() {
-    // The skeleton's program prints nothing and serves nobody.
-    let version = std::process::Command::new(env!("CARGO_BIN_EXE_lockstepd")).arg("--version").output();
-    if version.expect("lockstepd starts").stdout.is_empty() {
-        eprintln!("skipped: this lockstepd serves nothing yet");
-        return;
-    }
     compare_all(1, &|| Some((process(Kind::Etcd(Etcd::V35))?, process(Kind::Lockstepd)?)));
 }
 

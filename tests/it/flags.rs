@@ -1,5 +1,6 @@
 //! Flags, variables and URLs: the same words to `lockstepd` and to a real etcd 3.5.1 end in the same code and complaint.
 
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use lockstep::member::membership::ids::{cluster_id, member_id};
@@ -270,7 +271,8 @@ fn what_is_noticed() {
     };
     let default_dir = || Note::DataDirDefault("default.etcd".to_string());
     let unknown = |text: &str| Note::UnrecognizedEnv(text.to_string());
-    check("--data-dir d", &[], &[]);
+    check("--data-dir d --max-request-bytes 10485760", &[], &[]);
+    check("--data-dir d --max-request-bytes 10485761", &[], &[Note::LargeRequests(10_485_761)]);
     check("", &[], &[default_dir()]);
     check(
         "",
@@ -342,6 +344,23 @@ fn ids_agree_with_a_running_etcd() {
     }
 }
 
+/// Default advertised URLs follow the host's address when a member listens on `0.0.0.0`, as in a real etcd.
+#[test]
+fn the_hosts_own_address() {
+    let Some(etcd) = Etcd::V35.program("etcd") else { return };
+    let words = "--name x --listen-peer-urls http://0.0.0.0:0 --listen-client-urls http://0.0.0.0:0 \
+                 --advertise-client-urls http://localhost:2379";
+    let (ours, _) = load(words, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let split = self::words(words);
+    let split: Vec<&str> = split.iter().map(String::as_str).collect();
+    let line = start(command(&etcd, dir.path(), &split, &[])).line("starting an etcd server");
+    let theirs = (&line["initial-advertise-peer-urls"], &line["advertise-client-urls"], &line["initial-cluster"]);
+    let peers = serde_json::json!(texts(&ours.initial_advertise_peer_urls));
+    let clients = serde_json::json!(texts(&ours.advertise_client_urls));
+    assert_eq!((&peers, &clients, &Value::from(ours.initial_cluster)), theirs);
+}
+
 /// A start with variables alone serves, logs zap's JSON, and stops on SIGTERM.
 #[test]
 fn a_start_by_variables_alone() {
@@ -364,7 +383,7 @@ fn a_start_by_variables_alone() {
     assert_eq!(used["variable-name"], "ETCD_ADVERTISE_CLIENT_URLS");
     assert_ne!(running.client_address(), running.client_address(), "two listeners, two ports");
     let status = running.terminate(Duration::from_secs(2)).expect("stops in time");
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(status.signal(), Some(15), "it dies of the signal, as etcd does");
     let file = std::fs::read_to_string(dir.path().join("log.txt")).unwrap();
     assert!(file.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{file}");
     assert!(file.contains("received signal; shutting down"), "{file}");

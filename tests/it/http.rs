@@ -1,5 +1,6 @@
 //! Health, version and the client port itself: what a prober, a load balancer and a rude peer get.
 
+use std::os::unix::process::ExitStatusExt;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -103,6 +104,9 @@ fn get(address: &str, method: &str, path: &str) -> (u16, String, String) {
     request(&mut TcpStream::connect(address).unwrap(), method, path, "")
 }
 
+/// Path, status, body.
+type Page<'a> = (&'a str, u16, &'a str);
+
 #[test]
 fn pages() {
     let well = Fake { leader: true, version: Some("3.7.0"), ..Fake::default() };
@@ -112,7 +116,7 @@ fn pages() {
     let stuck = Fake { quorum: Some("hang"), learner: true, ..well.clone() };
     let all_ok = "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\n";
     let timed_out = "etcdserver: request timed out";
-    let cases: &[(&Fake, &[(&str, u16, &str)])] = &[
+    let cases: &[(&Fake, &[Page])] = &[
         (
             &well,
             &[
@@ -288,7 +292,7 @@ fn a_socket_file() {
             drop(running);
             assert!(path.exists(), "a killed server leaves its file, and the next start replaces it");
         } else {
-            assert_eq!(running.terminate(Duration::from_secs(2)).unwrap().code(), Some(0));
+            assert_eq!(running.terminate(Duration::from_secs(2)).unwrap().signal(), Some(15));
             assert!(!path.exists(), "a stopped server tidies up");
         }
     }

@@ -309,7 +309,7 @@ async fn members_meet_over_unix_sockets() {
     b.knows(&a);
     a.reaches(&b).await;
     b.reaches(&a).await;
-    let version = get_version(&[a.url.clone()], PATIENCE).await.expect("a version");
+    let version = get_version(std::slice::from_ref(&a.url), PATIENCE).await.expect("a version");
     assert_eq!(version.cluster, "not_decided");
 }
 
@@ -593,6 +593,35 @@ async fn a_peer_that_does_not_read_is_reported() {
     assert!(started.elapsed() < PATIENCE, "sending waited");
     assert!(node.unreachable() > 0);
     assert!(node.transport.stats(2).is_some_and(|stats| stats.sent_failures > 0));
+}
+
+/// A peer that dials again before we have seen its first stream break: the newest stream is the one that counts, and a quiet one
+/// carries heartbeats.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_stream_replaces_the_first() {
+    let node = Node::start(1).await;
+    node.transport.add_peer(2, vec!["http://127.0.0.1:1".into()]);
+    let open = async || {
+        let mut stream = TcpStream::connect(node.url.trim_start_matches("http://")).await.expect("connect");
+        stream.write_all(&request("GET /raft/stream/message/2", "c1c1", "1", &[], b"")).await.expect("write");
+        let mut head = [0; 4096];
+        let n = stream.read(&mut head).await.expect("the head of the stream");
+        assert!(head.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&head[..n]));
+        stream
+    };
+    let (mut first, mut second) = (open().await, open().await);
+    let mut rest = Vec::new();
+    timeout(PATIENCE, first.read_to_end(&mut rest)).await.expect("in time").expect("the end of the first stream");
+    assert_eq!(rest, b"0\r\n\r\n");
+    let mut chunk = [0; 4096];
+    let n = timeout(PATIENCE, second.read(&mut chunk)).await.expect("in time").expect("a heartbeat");
+    // In hexadecimal the chunk's length, then etcd's frame: a length and a MsgHeartbeat from nobody to nobody.
+    assert_eq!(chunk[..n], *b"E\r\n\0\0\0\0\0\0\0\x06\x08\x08\x10\0\x18\0\r\n");
+    node.transport.send(vec![message(MessageType::MsgVote, 1, 2)]);
+    let n = timeout(PATIENCE, second.read(&mut chunk)).await.expect("in time").expect("a message");
+    assert_eq!(chunk[..n], *b"10\r\n\0\0\0\0\0\0\0\x08\x08\x05\x10\x02\x18\x01\x20\x03\r\n");
+    drop(second);
+    until("an inactive peer", || node.transport.active_since(2).is_none()).await;
 }
 
 /// Not a timed assertion: the figure is for the reader.

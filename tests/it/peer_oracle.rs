@@ -237,11 +237,11 @@ async fn check(release: Etcd, version: &str) {
     }
 
     // What bootstrap and the version monitor ask of it.
-    let cluster = get_cluster_from_peers(&[peer.clone()], PATIENCE).await.expect("its members");
+    let cluster = get_cluster_from_peers(std::slice::from_ref(&peer), PATIENCE).await.expect("its members");
     assert_eq!(cluster.cluster_id, cluster_id);
     let real = cluster.members.iter().find(|m| m.id == etcd_id).expect("etcd itself");
     assert_eq!((real.name.as_str(), &real.peer_urls, &real.client_urls), ("real", &vec![peer.clone()], &vec![client]));
-    assert_eq!(get_version(&[peer.clone()], PATIENCE).await.expect("its version").server, version);
+    assert_eq!(get_version(std::slice::from_ref(&peer), PATIENCE).await.expect("its version").server, version);
 
     // Now we lead: it grants the vote of a transfer, and takes appends of both forms of msgappv2.
     let last = poser.log.last().cloned().expect("entries");

@@ -9,7 +9,7 @@ use lockstep_proto::etcdserverpb::{Compare, RequestOp};
 use super::{del, get, put};
 use crate::ctl::flags::Flags;
 use crate::ctl::golang::{parse_int, quote, unquote};
-use crate::ctl::{Failure, code, emit, program_help};
+use crate::ctl::{Failure, code, program_help, say_error_bytes};
 
 /// One line of the first section.
 pub fn parse_compare(line: &[u8]) -> Result<Compare, Failure> {
@@ -138,7 +138,7 @@ pub fn parse_request(line: &[u8]) -> Result<RequestOp, Failure> {
     let mut flags = Flags::new(&[table]);
     // etcdctl prints that command's usage here, and waits for ever after `--help`.
     if flags.parse(rest).is_err() || flags.bool("help") {
-        emit(program_help(command).as_bytes());
+        say_error_bytes(program_help(command).as_bytes());
         return Err(invalid());
     }
     let request = match command {

@@ -14,7 +14,12 @@ pub fn draw(head: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..head.len())
         .map(|column| {
             let cells = rows.iter().chain([&head]).map(|row| &row[column]);
-            cells.flatten().map(|line| columns(line)).max().unwrap_or(0)
+            // A folded cell takes the whole fold, however short its lines turn out.
+            let width = |cell: &Vec<String>| {
+                let least = if cell.len() > 1 { FOLD_COLUMNS } else { 0 };
+                cell.iter().map(|line| columns(line)).max().unwrap_or(0).max(least)
+            };
+            cells.map(width).max().unwrap_or(0)
         })
         .collect();
     let mut out = String::new();
@@ -23,15 +28,13 @@ pub fn draw(head: &[&str], rows: &[Vec<String>]) -> String {
         out.push_str("+\n");
     };
     rule(&mut out);
-    line(&mut out, &head, &widths, 0, |gap| gap.div_ceil(2));
+    line(&mut out, &head, &widths, 0, |gap| gap / 2);
     rule(&mut out);
     for row in &rows {
         let height = row.iter().map(Vec::len).max().unwrap_or(0);
         (0..height).for_each(|at| line(&mut out, row, &widths, at, |gap| gap));
     }
-    if !rows.is_empty() {
-        rule(&mut out);
-    }
+    rule(&mut out);
     out
 }
 

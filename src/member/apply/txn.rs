@@ -12,21 +12,19 @@
 //!
 //! Recursion is bounded by the request's nesting, which [`crate::member::check`] and every decoder limit.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
-
-use bytes::Bytes;
 use lockstep_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use lockstep_proto::etcdserverpb::request_op::Request;
 use lockstep_proto::etcdserverpb::response_op::Response;
 use lockstep_proto::etcdserverpb::{
-    Compare, PutRequest, RangeRequest, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, ResponseHeader, ResponseOp, TxnRequest,
+    TxnResponse,
 };
 use lockstep_proto::mvccpb::KeyValue;
 
 use super::kv::{self, KvError};
 use super::range;
 use crate::member::error::EtcdError;
+use crate::member::intervals::Intervals;
 use crate::mvcc::read::{self, RangeOptions, Read, Write};
 
 /// Carries out a txn, or refuses it and changes nothing.
@@ -41,7 +39,7 @@ pub fn txn<W: Write + ?Sized>(
     assert!(!w.changed(), "a txn begins on a fresh write transaction");
     let begin = w.rev();
     let path = decide(w, req)?;
-    Check { reader: w, lease_exists, effects: Effects::default() }.branch(req, &mut path.iter())?;
+    Check { reader: w, lease_exists, deleted: Intervals::default() }.branch(req, &mut path.iter())?;
     let mut response = execute(w, req, &mut path.iter())?;
     response.header = Some(kv::header(begin + i64::from(w.changed())));
     Ok(response)
@@ -50,7 +48,7 @@ pub fn txn<W: Write + ?Sized>(
 /// Carries out a txn that [`is_readonly`] on a view. It needs no entry in the log.
 pub fn txn_readonly<R: Read + ?Sized>(reader: &R, req: &TxnRequest) -> Result<TxnResponse, KvError> {
     let path = decide(reader, req)?;
-    Check { reader, lease_exists: &|_| true, effects: Effects::default() }.branch(req, &mut path.iter())?;
+    Check { reader, lease_exists: &|_| true, deleted: Intervals::default() }.branch(req, &mut path.iter())?;
     let mut responses = Vec::new();
     for op in branch(req, path[0]) {
         let Some(Request::RequestRange(r)) = &op.request else {
@@ -158,7 +156,8 @@ fn matches(c: &Compare, target: Option<CompareTarget>, kv: &KeyValue) -> bool {
 struct Check<'a, R: ?Sized> {
     reader: &'a R,
     lease_exists: &'a dyn Fn(i64) -> bool,
-    effects: Effects,
+    /// What the operations before the one that is looked at will have deleted. Nothing comes back: a txn puts a key once.
+    deleted: Intervals,
 }
 
 impl<R: Read + ?Sized> Check<'_, R> {
@@ -168,7 +167,7 @@ impl<R: Read + ?Sized> Check<'_, R> {
             match &op.request {
                 Some(Request::RequestRange(r)) => self.range(r)?,
                 Some(Request::RequestPut(r)) => self.put(r)?,
-                Some(Request::RequestDeleteRange(r)) => self.effects.delete(&r.key, &r.range_end),
+                Some(Request::RequestDeleteRange(r)) => self.delete(r),
                 Some(Request::RequestTxn(r)) => self.branch(r, path)?,
                 None => {}
             }
@@ -189,66 +188,18 @@ impl<R: Read + ?Sized> Check<'_, R> {
 
     fn put(&mut self, req: &PutRequest) -> Result<(), KvError> {
         kv::check_lease(req, self.lease_exists)?;
-        if kv::needs_previous(req) && (kv::previous(self.reader, req)?.is_none() || self.effects.removed(&req.key)) {
+        if kv::needs_previous(req) && (kv::previous(self.reader, req)?.is_none() || self.deleted.contains(&req.key)) {
             return Err(EtcdError::KeyNotFound.into());
         }
-        self.effects.put(&req.key);
         Ok(())
     }
-}
 
-/// What the operations checked so far will have done to a key by the time a later one runs.
-///
-/// Deleted ranges are numbered by when they came; a key is gone when the last delete that covers it came after its last
-/// put. To answer that quickly for hostile requests too, a delete forgets the puts it covers, and ranges are kept
-/// disjoint.
-#[derive(Default)]
-struct Effects {
-    /// Disjoint: begin -> end; no end means all keys from there on.
-    deleted: BTreeMap<Bytes, Option<Bytes>>,
-    /// Put since the last delete that covers them.
-    put: BTreeSet<Bytes>,
-}
-
-impl Effects {
-    fn put(&mut self, key: &Bytes) {
-        self.put.insert(key.clone());
-    }
-
-    fn delete(&mut self, key: &Bytes, range_end: &Bytes) {
-        let mut begin = key.clone();
-        let mut end = match range_end.as_ref() {
-            b"" => Some(Bytes::from([key, b"\0".as_ref()].concat())),
-            b"\0" => None,
-            _ => Some(range_end.clone()),
-        };
-        if end.as_ref().is_some_and(|end| *end <= begin) {
-            return;
+    fn delete(&mut self, req: &DeleteRangeRequest) {
+        match req.range_end.as_ref() {
+            b"" => self.deleted.add_key(&req.key),
+            b"\0" => self.deleted.add(req.key.clone(), None),
+            _ => self.deleted.add(req.key.clone(), Some(req.range_end.clone())),
         }
-        let covered: Vec<Bytes> =
-            self.put.range(begin.clone()..).take_while(|k| end.as_ref().is_none_or(|end| *k < end)).cloned().collect();
-        for key in covered {
-            self.put.remove(&key);
-        }
-        // Ranges that touch this one become one with it; being disjoint, they are the last ones that begin before its end.
-        loop {
-            let upto = end.as_ref().map_or(Bound::Unbounded, Bound::Included);
-            let Some((b, e)) = self.deleted.range::<Bytes, _>((Bound::Unbounded, upto)).next_back() else { break };
-            if e.as_ref().is_some_and(|e| *e < begin) {
-                break;
-            }
-            let (b, e) = (b.clone(), e.clone());
-            self.deleted.remove(&b);
-            begin = begin.min(b);
-            end = end.zip(e).map(|(a, b)| a.max(b));
-        }
-        self.deleted.insert(begin, end);
-    }
-
-    fn removed(&self, key: &Bytes) -> bool {
-        let last = self.deleted.range(..=key.clone()).next_back();
-        let covered = last.is_some_and(|(_, end)| end.as_ref().is_none_or(|end| key < end));
-        covered && !self.put.contains(key)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The cluster that a start bootstraps: defaults that follow the name and the host, and etcd's checks of `--initial-cluster`.
+//! The cluster that a start bootstraps: defaults that follow the name and the host, and etcd's checks of
+//! `--initial-cluster`. Resolving names and learning the host's address are its only looks outside.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};

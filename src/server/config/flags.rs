@@ -71,12 +71,20 @@ pub enum Stop {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
     UnrecognizedEnv(String),
-    UsedEnv { name: String, value: String },
-    SpecialEnv { key: String, value: String },
+    UsedEnv {
+        name: String,
+        value: String,
+    },
+    SpecialEnv {
+        key: String,
+        value: String,
+    },
     Ignored(String),
     NoEffect(String),
     DataDirDefault(String),
     DetectedHost(String),
+    /// `--max-request-bytes` above what etcd recommends.
+    LargeRequests(u64),
 }
 
 /// The flags that were set, by name, and who set them.

@@ -22,6 +22,9 @@ use super::log::LogConfig;
 const DEFAULT_NAME: &str = "default";
 const DEFAULT_INITIAL_CLUSTER: &str = "default=http://localhost:2380";
 
+/// Beyond it a single request holds up everybody else for too long.
+pub const RECOMMENDED_REQUEST_BYTES: u64 = 10 * 1024 * 1024;
+
 /// A start that passed every check that needs no socket and no file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -46,7 +49,6 @@ pub struct Config {
     pub grpc_keepalive_interval_ms: u64,
     pub grpc_keepalive_timeout_ms: u64,
     pub socket_reuse_port: bool,
-    pub socket_reuse_address: bool,
     pub pre_vote: bool,
     pub unsafe_no_fsync: bool,
     pub log: LogConfig,
@@ -98,6 +100,9 @@ fn read(args: &[String], env: &[(String, String)], notes: &mut Vec<Note>) -> Res
         config.data_dir = PathBuf::from(&dir);
         notes.push(Note::DataDirDefault(dir));
     }
+    if config.max_request_bytes > RECOMMENDED_REQUEST_BYTES {
+        notes.push(Note::LargeRequests(config.max_request_bytes));
+    }
     Ok(config)
 }
 
@@ -136,7 +141,6 @@ fn typed(flags: &FlagSet) -> Result<Config, String> {
         grpc_keepalive_interval_ms: flags.duration_ms("grpc-keepalive-interval"),
         grpc_keepalive_timeout_ms: flags.duration_ms("grpc-keepalive-timeout"),
         socket_reuse_port: flags.bool("socket-reuse-port"),
-        socket_reuse_address: flags.bool("socket-reuse-address"),
         pre_vote: flags.bool("pre-vote"),
         unsafe_no_fsync: flags.bool("unsafe-no-fsync"),
     })

@@ -83,6 +83,14 @@ pub(super) enum Pushed {
     Detached,
 }
 
+struct Attached {
+    generation: u64,
+    /// There was a connection before.
+    replaced: bool,
+    /// Messages were queued for it.
+    lost: bool,
+}
+
 impl Outbox {
     /// Takes a message into the queue; [`Outbox::wake`] sends it off.
     pub fn push(&self, message: &mut Message) -> Pushed {
@@ -118,10 +126,10 @@ impl Outbox {
         }
     }
 
-    /// A new connection takes over; the one before it, if there was one, ends. Returns its generation and whether it replaced another.
-    fn attach(&self) -> (u64, bool) {
+    /// A new connection takes over; the one before it, if there was one, ends.
+    fn attach(&self) -> Attached {
         let mut state = self.state.lock();
-        let replaced = state.attached;
+        let (replaced, lost) = (state.attached, !state.queue.is_empty());
         let waker = state.reset();
         state.attached = true;
         let generation = state.generation;
@@ -129,7 +137,7 @@ impl Outbox {
         if let Some(waker) = waker {
             waker.wake();
         }
-        (generation, replaced)
+        Attached { generation, replaced, lost }
     }
 
     /// The connection is gone. `None` if it was no longer the current one, else whether messages were lost with it.
@@ -187,7 +195,7 @@ pub(super) struct StreamBody {
 impl StreamBody {
     /// Attaches a connection to the peer's queue.
     pub fn attach(shared: Arc<Shared>, peer: Arc<Remote>, kind: StreamKind) -> StreamBody {
-        let (generation, replaced) = peer.outbox(kind).attach();
+        let Attached { generation, replaced, lost } = peer.outbox(kind).attach();
         let (local, remote) = (shared.identity.member(), peer.hex());
         if replaced {
             warn!(
@@ -199,6 +207,9 @@ impl StreamBody {
             "stream-writer-type" = kind.name(), "local-member-id" = %local, "remote-peer-id" = %remote,
             "established TCP streaming connection with remote peer"
         );
+        if lost {
+            peer.lost_messages(&shared);
+        }
         peer.status.activate();
         let mut heartbeat = interval_at(tokio::time::Instant::now() + HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -239,15 +250,16 @@ impl StreamBody {
 
 impl Drop for StreamBody {
     fn drop(&mut self) {
-        let Some(lost) = self.peer.outbox(self.kind).detach(self.generation) else { return };
-        warn!(
-            "stream-writer-type" = self.kind.name(), "local-member-id" = %self.shared.identity.member(),
-            "remote-peer-id" = %self.peer.hex(), "lost TCP streaming connection with remote peer"
-        );
-        self.peer.status.deactivate(self.kind.name(), "write", "the connection was closed");
-        if lost || !self.batch.is_empty() {
-            self.peer.counters.sent_failures.fetch_add(1, Ordering::Relaxed);
-            self.shared.handler.unreachable(self.peer.id());
+        let current = self.peer.outbox(self.kind).detach(self.generation);
+        if current.is_some() {
+            warn!(
+                "stream-writer-type" = self.kind.name(), "local-member-id" = %self.shared.identity.member(),
+                "remote-peer-id" = %self.peer.hex(), "lost TCP streaming connection with remote peer"
+            );
+            self.peer.status.deactivate(self.kind.name(), "write", "the connection was closed");
+        }
+        if current == Some(true) || !self.batch.is_empty() {
+            self.peer.lost_messages(&self.shared);
         }
     }
 }

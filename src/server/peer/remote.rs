@@ -169,6 +169,12 @@ impl Remote {
         }
     }
 
+    /// Queued messages went down with their connection.
+    pub fn lost_messages(&self, shared: &Shared) {
+        self.counters.sent_failures.fetch_add(1, Ordering::Relaxed);
+        shared.handler.unreachable(self.id);
+    }
+
     /// Ends the tasks and the connections.
     pub fn stop(&self) {
         self.tasks.lock().drain(..).for_each(|task| task.abort());

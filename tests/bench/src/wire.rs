@@ -208,7 +208,8 @@ impl Conn {
                 self.end(id, status(payload).map(|()| length), events)?;
             }
             HEADERS => drop(self.stream(id)?),
-            RST_STREAM if payload.len() == 4 => {
+            // A server may reset a stream that it has answered to the end: that takes nothing back.
+            RST_STREAM if payload.len() == 4 && self.stream(id).is_ok() => {
                 self.end(id, Err(format!("stream reset by the server ({})", word(payload)).into()), events)?;
             }
             SETTINGS if flags & ACK == 0 => self.settings(payload),

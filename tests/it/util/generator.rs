@@ -77,7 +77,8 @@ impl Source {
     fn range_end(&mut self, key: &[u8], from_key: bool) -> Bytes {
         match self.below(10) {
             0..3 => Bytes::new(),
-            3..6 => prefix_end(key),
+            // The last prefix has no end but that of all keys.
+            3..6 => Some(prefix_end(key)).filter(|end| from_key || end != "\0").unwrap_or_default(),
             6..8 if from_key => Bytes::from_static(b"\0"),
             _ => Bytes::from_static(self.pick(&KEYS[..9])),
         }

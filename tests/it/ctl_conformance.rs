@@ -1,0 +1,592 @@
+//! Conformance of the command line: the same conversations through two pairs of client and server print the same,
+//! byte for byte, and exit the same. What may differ (ports, times, sizes, addresses in log lines) is masked, no more.
+
+#[path = "ctl_conformance/sessions.rs"]
+mod sessions;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use lockstep::ctl;
+use lockstep::ctl::flags::Flag;
+use sessions::{SESSIONS, Session};
+
+use crate::util::oracle::Etcd;
+
+/// A client and the server it talks to.
+#[derive(Clone, Debug)]
+struct Pair {
+    client: PathBuf,
+    server: PathBuf,
+}
+
+/// How much is masked: with two servers of the same release, terms and versions have to agree too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Servers {
+    Same,
+    Different,
+}
+
+#[test]
+fn lockstepctl_prints_what_etcdctl_prints() {
+    let (Some(etcd), Some(etcdctl)) = (Etcd::V35.program("etcd"), Etcd::V35.program("etcdctl")) else { return };
+    let links = tempfile::tempdir().unwrap();
+    let ours = Pair { client: our_etcdctl(links.path()), server: etcd.clone() };
+    let theirs = Pair { client: etcdctl, server: etcd };
+    let transcripts = compare(&theirs, &ours, Servers::Same);
+    every_flag_was_there(&transcripts);
+}
+
+/// Real etcdctls against our server and against etcd.
+#[test]
+fn etcdctl_prints_the_same_against_lockstepd() {
+    let lockstepd = Path::new(env!("CARGO_BIN_EXE_lockstepd"));
+    let Some(etcd) = Etcd::V35.program("etcd") else { return };
+    for release in [Etcd::V34, Etcd::V35] {
+        let Some(client) = release.program("etcdctl") else { continue };
+        let theirs = Pair { client: client.clone(), server: etcd.clone() };
+        let ours = Pair { client, server: lockstepd.to_path_buf() };
+        compare(&theirs, &ours, Servers::Different);
+    }
+}
+
+/// What differs from etcdctl on purpose, each with its reason, against a real etcd.
+#[test]
+fn lockstepctl_differs_on_purpose() {
+    let Some(etcd) = Etcd::V35.program("etcd") else { return };
+    let links = tempfile::tempdir().unwrap();
+    let ours = Pair { client: our_etcdctl(links.path()), server: etcd };
+    let server = Server::start(&ours.server, &[]);
+    // line, exit code, standard output, what standard error has to hold
+    let cases: &[(&str, i32, &str, &str)] = &[
+        ("put a 1", 0, "OK\n", ""),
+        ("put b 2", 0, "OK\n", ""),
+        // etcdctl waits for ever.
+        (r#"--endpoints @X --command-timeout 100ms txn < "\n\n\n""#, 1, "", "Error: context deadline exceeded\n"),
+        (r#"txn < "\nget a --help\n\n\n""#, 3, "", "Error: invalid txn request: get a --help\n"),
+        // etcdctl panics.
+        (r#"txn < "mod(\"a\") >= \"1\"\n\n\n\n""#, 3, "", "unknown operator >="),
+        (r#"txn < "lease(\"a\") = \"0\"\n\nget a\n\n\n""#, 0, "SUCCESS\n\na\n1\n", ""),
+        (r#"txn < "lease(\"a\") = \"zz\"\n\n\n\n""#, 3, "", "invalid txn compare request"),
+        // Newer than 3.5.1.
+        ("get a --from-key --min-mod-rev 3", 0, "b\n2\n", ""),
+        ("get a --from-key --max-mod-rev 2", 0, "a\n1\n", ""),
+        ("get a --from-key --min-create-rev 3", 0, "b\n2\n", ""),
+        ("get a --from-key --max-create-rev 2", 0, "a\n1\n", ""),
+        ("get a --min-mod-rev x", 1, "<usage>", "invalid argument \"x\" for \"--min-mod-rev\" flag"),
+        ("get a --max-mod-rev x", 1, "<usage>", "invalid argument"),
+        ("get a --min-create-rev x", 1, "<usage>", "invalid argument"),
+        ("get a --max-create-rev x", 1, "<usage>", "invalid argument"),
+        ("del a b --range", 0, "1\n", ""),
+        ("del a b --range=x", 1, "<usage>", "invalid argument"),
+        // Not there yet, and said so.
+        ("--cert nope get a", 128, "", "Error: --cert is not supported yet\n"),
+        ("--key nope get a", 128, "", "Error: --key is not supported yet\n"),
+        ("--cacert nope get a", 128, "", "Error: --cacert is not supported yet\n"),
+        ("--user root:x get a", 128, "", "Error: --user is not supported yet\n"),
+        ("--discovery-srv example.com get a", 128, "", "Error: --discovery-srv is not supported yet\n"),
+        ("--insecure-transport=false get a", 128, "", "--insecure-transport=false is not supported yet\n"),
+        ("--endpoints https://@E get a", 128, "", ": TLS is not supported yet\n"),
+        ("--endpoints https://@E endpoint health", 128, "", ": TLS is not supported yet\n"),
+        ("ETCDCTL_CACERT=x get a", 128, "", "Error: --cacert is not supported yet\n"),
+        ("ETCDCTL_API=2 ls /", 1, "", "the v2 API (ETCDCTL_API=2) is not supported yet"),
+        ("watch a", 1, "", "Error: etcdctl watch is not supported yet\n"),
+        ("lease grant 5", 1, "", "Error: etcdctl lease grant is not supported yet\n"),
+        ("snapshot save x", 1, "", "Error: etcdctl snapshot save is not supported yet\n"),
+        ("member add x --peer-urls=http://x", 1, "", "Error: "),
+        // A message that the Go client refuses to send is refused here, too.
+        ("put big < @BIG", 1, "", "trying to send message larger than max"),
+        // etcdctl cuts single-quoted words at the number of words.
+        (r#"txn < "\nput 'single q' 'x \"y\"'\nget 'single q'\n\n\n""#, 0, "SUCCESS\n\nOK\n\nsingle q\nx \"y\"\n", ""),
+    ];
+    for (line, code, stdout, stderr) in cases {
+        let said = speak(&ours.client, &server, line);
+        let out = String::from_utf8_lossy(&said.stdout);
+        let out = if out.starts_with("NAME:") { "<usage>" } else { &out };
+        assert_eq!((said.code, out), (Some(*code), *stdout), "{line}: {}", String::from_utf8_lossy(&said.stderr));
+        let err = String::from_utf8_lossy(&said.stderr);
+        assert!(err.contains(stderr) && (!stderr.is_empty() || err.is_empty()), "{line}: {err}");
+    }
+}
+
+/// A reader that goes away early is no error worth a word, let alone a panic.
+#[test]
+fn lockstepctl_survives_a_closed_pipe() {
+    let links = tempfile::tempdir().unwrap();
+    for args in [&["help"][..], &["version"], &["bogus"]] {
+        let mut command = client(&our_etcdctl(links.path()));
+        let mut child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.code().is_some_and(|code| code < 2), "{args:?}: {:?}", output.status);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "{args:?}");
+    }
+}
+
+/// Endpoints where somebody listens who is no etcd: each ends within the timeout, and the other endpoint answers.
+#[test]
+fn lockstepctl_fails_over_from_strangers() {
+    let Some(etcd) = Etcd::V35.program("etcd") else { return };
+    let links = tempfile::tempdir().unwrap();
+    let program = our_etcdctl(links.path());
+    let server = Server::start(&etcd, &[]);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let rude = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addresses = [silent.local_addr().unwrap(), rude.local_addr().unwrap()];
+    std::thread::spawn(move || {
+        for stream in rude.incoming().flatten() {
+            let _ = (&stream).write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let closed = "latest balancer error: last connection error: connection closed";
+    for (stranger, told) in addresses.iter().zip(["desc = context deadline exceeded", closed]) {
+        for command in ["put a b", "get a", "txn < \"\\n\\n\\n\"", "endpoint status"] {
+            let start = Instant::now();
+            let line = format!("!--endpoints={stranger} --command-timeout=300ms {command}");
+            let said = speak(&program, &server, &line);
+            let stderr = String::from_utf8_lossy(&said.stderr);
+            assert_eq!(said.code, Some(1), "{line}: {stderr}");
+            assert!(stderr.contains(told) && stderr.lines().count() == 2, "{line}: {stderr}");
+            assert!(start.elapsed() < Duration::from_secs(5), "{line}: {:?}", start.elapsed());
+        }
+        for command in ["put a b", "get a", "txn < \"\\n\\n\\n\"", "member list"] {
+            let line = format!("--endpoints={stranger},@E {command}");
+            let said = speak(&program, &server, &line);
+            let stderr = String::from_utf8_lossy(&said.stderr);
+            assert!(said.code == Some(0) && stderr.is_empty(), "{line}: {stderr}");
+        }
+    }
+}
+
+/// Runs every session through both pairs, a fresh server for each; returns what the left pair said.
+fn compare(left: &Pair, right: &Pair, servers: Servers) -> Vec<(String, Said)> {
+    let start = Instant::now();
+    let sessions: Vec<&Session> =
+        SESSIONS.iter().filter(|session| servers == Servers::Same || session.flags.is_empty()).collect();
+    let next = AtomicUsize::new(0);
+    let outcome = Mutex::new((Vec::new(), String::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(session) = sessions.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (ours, theirs) = std::thread::scope(|both| {
+                        let theirs = both.spawn(|| hold(session, left, servers));
+                        (hold(session, right, servers), theirs.join().unwrap())
+                    });
+                    let mut outcome = outcome.lock().unwrap();
+                    for ((line, expected), (_, got)) in theirs.iter().zip(&ours) {
+                        if expected != got {
+                            let name = session.name;
+                            writeln!(outcome.1, "[{name}] {line}\n  expected {expected}\n  got      {got}").unwrap();
+                        }
+                    }
+                    assert_eq!(theirs.len(), ours.len());
+                    outcome.0.extend(theirs);
+                }
+            });
+        }
+    });
+    let (transcripts, differences) = outcome.into_inner().unwrap();
+    let failed = transcripts.iter().filter(|(_, said)| said.code != Some(0)).count();
+    println!(
+        "{} commands in {} sessions, {failed} of them refused, in {:?}: {} and {}",
+        transcripts.len(),
+        sessions.len(),
+        start.elapsed(),
+        left.client.display(),
+        right.client.display(),
+    );
+    assert!(differences.is_empty(), "{differences}");
+    transcripts
+}
+
+/// Every flag of the commands has to be in a session twice: once it works, once it is refused.
+fn every_flag_was_there(transcripts: &[(String, Said)]) {
+    use ctl::commands::{compaction, del, endpoint, get, put, txn};
+    let commands: &[(&str, &[Flag])] = &[
+        ("", ctl::GLOBAL),
+        ("get", get::FLAGS),
+        ("put", put::FLAGS),
+        ("del", del::FLAGS),
+        ("txn", txn::FLAGS),
+        ("compaction", compaction::FLAGS),
+        ("endpoint", endpoint::SHARED),
+        ("hashkv", endpoint::HASHKV_FLAGS),
+    ];
+    // These are in `lockstepctl_differs_on_purpose`.
+    let newer = ["min-create-rev", "max-create-rev", "min-mod-rev", "max-mod-rev", "range"];
+    let refused_yet = ["cert", "key", "cacert"];
+    for (command, flags) in commands {
+        for flag in flags.iter().filter(|flag| !newer.contains(&flag.name)) {
+            let used = |line: &str| {
+                let long = format!("--{}", flag.name);
+                let short = flag.short.map(|short| format!("-{short}"));
+                let words: Vec<&str> = line.split(' ').collect();
+                (command.is_empty() || words.contains(command))
+                    && words.iter().any(|word| {
+                        word.split('=').next() == Some(&long)
+                            || short.as_ref().is_some_and(|short| word.starts_with(short))
+                    })
+            };
+            let count = |good: bool| {
+                transcripts.iter().filter(|(line, said)| used(line) && (said.code == Some(0)) == good).count()
+            };
+            assert!(count(false) > 0, "no session has a bad --{} of {command:?}", flag.name);
+            assert!(
+                count(true) > 0 || refused_yet.contains(&flag.name),
+                "no session has a good --{} of {command:?}",
+                flag.name
+            );
+        }
+    }
+}
+
+/// One session through one pair: every line with what came back, masked.
+fn hold(session: &Session, pair: &Pair, servers: Servers) -> Vec<(String, Said)> {
+    let server = Server::start(&pair.server, session.flags);
+    let lines = session.lines.lines().filter(|line| !line.is_empty());
+    lines.map(|line| (line.to_string(), speak(&pair.client, &server, line).mask(&server, servers))).collect()
+}
+
+/// What a command printed and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Said {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    code: Option<i32>,
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [out, err] = [&self.stdout, &self.stderr].map(|bytes| bytes.escape_ascii().to_string());
+        write!(f, "{:?} stdout \"{out}\" stderr \"{err}\"", self.code)
+    }
+}
+
+/// Runs one line of a session.
+fn speak(program: &Path, server: &Server, line: &str) -> Said {
+    let (line, automatic) = match line.strip_prefix('!') {
+        Some(line) => (line, false),
+        None => (line, !line.contains("@E") && !line.contains("@X")),
+    };
+    let mut words = split(line);
+    let stdin = words.iter().position(|word| word == b"<").map(|at| words.drain(at..at + 2).nth(1).unwrap());
+    let mut command = client(program);
+    let fill = |word: &[u8]| -> OsString {
+        match String::from_utf8(word.to_vec()) {
+            Ok(text) => text.replace("@E", &server.address).replace("@X", &server.nobody).into(),
+            Err(bytes) => OsString::from_vec(bytes.into_bytes()),
+        }
+    };
+    let mut words = words.into_iter().peekable();
+    while let Some(word) = words.next_if(|word| word.contains(&b'=') && word[0].is_ascii_alphabetic()) {
+        let at = word.iter().position(|&b| b == b'=').unwrap();
+        command.env(OsStr::from_bytes(&word[..at]), fill(&word[at + 1..]));
+    }
+    if automatic {
+        command.arg(format!("--endpoints={}", server.address));
+    }
+    command.args(words.map(|word| fill(&word)));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A command that refuses its arguments does not read this: a broken pipe is fine.
+    let stdin = stdin.unwrap_or_default();
+    let stdin = if stdin == b"@BIG" { vec![b'x'; 3 << 20] } else { stdin };
+    let _ = child.stdin.take().unwrap().write_all(&stdin);
+    let output = child.wait_with_output().unwrap();
+    Said { stdout: output.stdout, stderr: output.stderr, code: output.status.code() }
+}
+
+/// The words of a line, as `sessions` describes them.
+fn split(line: &str) -> Vec<Vec<u8>> {
+    let mut words = Vec::new();
+    let mut chars = line.chars().peekable();
+    while let Some(&first) = chars.peek() {
+        if first == ' ' {
+            chars.next();
+            continue;
+        }
+        if first == '#' {
+            break;
+        }
+        let mut word = Vec::new();
+        while let Some(c) = chars.next_if(|&c| c != ' ') {
+            match c {
+                '\'' => word.extend(chars.by_ref().take_while(|&c| c != '\'').collect::<String>().bytes()),
+                '"' => loop {
+                    match chars.next().expect("a quote is closed") {
+                        '"' => break,
+                        '\\' => match chars.next().expect("an escape has a letter") {
+                            'n' => word.push(b'\n'),
+                            't' => word.push(b'\t'),
+                            'r' => word.push(b'\r'),
+                            'a' => word.push(7),
+                            'v' => word.push(11),
+                            'x' => {
+                                let digits: String = chars.by_ref().take(2).collect();
+                                word.push(u8::from_str_radix(&digits, 16).unwrap());
+                            }
+                            'u' => {
+                                let digits: String = chars.by_ref().take(4).collect();
+                                let c = char::from_u32(u32::from_str_radix(&digits, 16).unwrap()).unwrap();
+                                word.extend(c.to_string().bytes());
+                            }
+                            other => word.push(other as u8),
+                        },
+                        other => word.extend(other.to_string().bytes()),
+                    }
+                },
+                other => word.extend(other.to_string().bytes()),
+            }
+        }
+        words.push(word);
+    }
+    words
+}
+
+impl Said {
+    /// Replaces what no two runs share.
+    fn mask(mut self, server: &Server, servers: Servers) -> Said {
+        if let Some(rest) = without_term(&self.stdout).filter(|_| servers == Servers::Different) {
+            self.stdout = rest;
+        }
+        for text in [&mut self.stdout, &mut self.stderr] {
+            // As long as what they replace: lengths in binary answers and widths of tables stay right.
+            *text = replace(text, &server.address, "127.0.0.1:@E@E@");
+            *text = replace(text, &server.nobody, "127.0.0.1:@X@X@");
+            let Ok(plain) = String::from_utf8(text.clone()) else { continue };
+            let mut usage = false;
+            let mut table = Vec::new();
+            let mut masked = String::new();
+            for line in plain.split_inclusive('\n') {
+                usage =
+                    (usage || line.starts_with("NAME:") || line.starts_with("Usage:")) && !line.starts_with("Error:");
+                if usage {
+                    if !masked.ends_with("<usage>\n") {
+                        masked.push_str("<usage>\n");
+                    }
+                } else if !line.starts_with("INFO: ") && !line.starts_with("WARNING: ") {
+                    masked.push_str(&mask_line(line, &mut table, servers));
+                }
+            }
+            *text = masked.into_bytes();
+        }
+        self
+    }
+}
+
+fn replace(text: &[u8], what: &str, with: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        if let Some(after) = rest.strip_prefix(what.as_bytes()) {
+            out.extend_from_slice(with.as_bytes());
+            rest = after;
+        } else {
+            out.push(rest[0]);
+            rest = &rest[1..];
+        }
+    }
+    out
+}
+
+fn mask_line(line: &str, table: &mut Vec<usize>, servers: Servers) -> String {
+    if line.starts_with("{\"level\":") {
+        return mask_log(line);
+    }
+    // 3.4's log: `2026-11-22 08:31:59.291938 W | pkg/flags: …`.
+    if line.get(10..11) == Some(" ") && line.get(26..29).is_some_and(|level| level == " W " || level == " C ") {
+        return format!("<time>{}", &line[26..]);
+    }
+    let different = servers == Servers::Different;
+    if line.starts_with('|') || line.starts_with('+') {
+        // The first rule of a table comes before its head: its width says nothing that the others do not.
+        let sign = if line.starts_with('|') { '|' } else { '+' };
+        let cells: Vec<&str> = line.trim_end().split(sign).collect();
+        let vary: &[&str] = if different {
+            &["TOOK", "DB SIZE", "RAFT INDEX", "RAFT APPLIED INDEX", "RAFT TERM", "VERSION"]
+        } else {
+            &["TOOK", "DB SIZE", "RAFT INDEX", "RAFT APPLIED INDEX"]
+        };
+        if table.is_empty() && sign == '+' {
+            return "<rule>\n".into();
+        }
+        let named = |(at, cell): (usize, &&str)| vary.contains(&cell.trim()).then_some(at);
+        if table.is_empty() {
+            *table = cells.iter().enumerate().filter_map(named).chain([usize::MAX]).collect();
+        }
+        let cell = |(at, cell): (usize, &&str)| if table.contains(&at) { "*".to_string() } else { cell.to_string() };
+        return cells.iter().enumerate().map(cell).collect::<Vec<_>>().join(&sign.to_string()) + "\n";
+    }
+    let mut line = line.to_string();
+    let fields: Vec<&str> = line.trim_end_matches('\n').split(", ").collect();
+    if fields.len() == 10 && fields[0].contains("@E") {
+        let vary: &[usize] = if different { &[2, 3, 6, 7, 8] } else { &[3, 7, 8] };
+        let fields = fields.iter().enumerate().map(|(at, field)| if vary.contains(&at) { "*" } else { field });
+        line = fields.collect::<Vec<_>>().join(", ") + "\n";
+    }
+    let until_end = ["took = ", "\"Took\" : ", "\"DBSize\" : ", "\"RaftIndex\" : ", "\"RaftAppliedIndex\" : "];
+    let until_comma = ["\"took\":\"", "\"dbSize\":", "\"dbSizeInUse\":", "\"raftIndex\":", "\"raftAppliedIndex\":"];
+    let versions = ["etcdctl version: ", "API version: "];
+    let others_end: &[&str] = if different { &["\"RaftTerm\" : ", "\"Version\" : \""] } else { &[] };
+    let others_comma: &[&str] = if different { &["\"raft_term\":", "\"raftTerm\":", "\"version\":\""] } else { &[] };
+    for marker in until_end.iter().chain(&versions).chain(others_end) {
+        if let Some(at) = line.find(marker) {
+            line = format!("{}*\n", &line[..at + marker.len()]);
+        }
+    }
+    for marker in until_comma.iter().chain(others_comma) {
+        let mut from = 0;
+        while let Some(at) = line[from..].find(marker).map(|at| from + at + marker.len()) {
+            let end = at + line[at..].find([',', '}', '"']).unwrap();
+            line.replace_range(at..end, "*");
+            from = at;
+        }
+    }
+    line
+}
+
+/// A log line without its time, its caller's stack and the address of an object.
+fn mask_log(line: &str) -> String {
+    let Ok(mut log) = serde_json::from_str::<BTreeMap<String, serde_json::Value>>(line) else { return line.into() };
+    let iso = log.get("ts").is_some_and(|ts| ts.as_str().is_some_and(|ts| ts.len() == 24 && ts.ends_with('Z')));
+    let epoch = log.get("ts").is_some_and(|ts| ts.as_f64().is_some_and(|ts| ts > 1.7e9));
+    log.insert(
+        "ts".into(),
+        if iso {
+            "iso"
+        } else if epoch {
+            "epoch"
+        } else {
+            "bad"
+        }
+        .into(),
+    );
+    log.remove("stacktrace");
+    if let Some(target) = log.get("target").and_then(|target| target.as_str()) {
+        let target = target.strip_prefix("etcd-endpoints://0xc").and_then(|rest| rest.split_once('/'));
+        let target = target.map_or("bad", |(_, endpoint)| endpoint).to_string();
+        log.insert("target".into(), target.into());
+    }
+    serde_json::to_string(&log).unwrap() + "\n"
+}
+
+/// A protobuf answer without its header's raft term; `None` when it is none.
+fn without_term(bytes: &[u8]) -> Option<Vec<u8>> {
+    let [10, length, rest @ ..] = bytes else { return None };
+    let header = rest.get(..usize::from(*length))?;
+    let term = header.iter().rposition(|&b| b == 0x20)?;
+    Some([&header[..term], &rest[usize::from(*length)..]].concat())
+}
+
+/// A server of its own, on free ports, with its data in a temporary folder. Its ids are the same in every run.
+struct Server {
+    child: Child,
+    address: String,
+    /// Where nobody listens.
+    nobody: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn start(program: &Path, extra: &[&str]) -> Server {
+        for _ in 0..5 {
+            let dir = tempfile::tempdir().unwrap();
+            let [address, peer, nobody] = free_addresses();
+            let urls = [
+                format!("--listen-client-urls=http://{address}"),
+                format!("--advertise-client-urls=http://{address}"),
+                format!("--listen-peer-urls=http://{peer}"),
+            ];
+            let child = Command::new(program)
+                .args(urls)
+                .arg("--data-dir")
+                .arg(dir.path().join("data"))
+                .args(["--initial-advertise-peer-urls=http://10.0.0.1:2380", "--log-level=error"])
+                .args(["--initial-cluster=default=http://10.0.0.1:2380", "--unsafe-no-fsync"])
+                .args(["--heartbeat-interval=20", "--election-timeout=200"])
+                .args(extra)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut server = Server { child, address, nobody, _dir: dir };
+            if server.is_ready() {
+                return server;
+            }
+        }
+        panic!("{} does not start", program.display());
+    }
+
+    fn is_ready(&mut self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline && self.child.try_wait().unwrap().is_none() {
+            if self.version().is_some_and(|version| !version.contains("not_decided")) {
+                return true;
+            }
+            sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
+    /// `/version`, which says when the cluster has settled.
+    fn version(&self) -> Option<String> {
+        use std::io::Read;
+        let mut stream = TcpStream::connect(&self.address).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        stream.write_all(b"GET /version HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.contains("etcdcluster").then_some(answer)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Three addresses with ports of five digits: tables are as wide in every run.
+fn free_addresses() -> [String; 3] {
+    // No port twice in this process: a client's port could else become a server's.
+    static TAKEN: OnceLock<Mutex<Vec<u16>>> = OnceLock::new();
+    std::array::from_fn(|_| {
+        loop {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let mut taken = TAKEN.get_or_init(Default::default).lock().unwrap();
+            if port >= 10_000 && !taken.contains(&port) {
+                taken.push(port);
+                return format!("127.0.0.1:{port}");
+            }
+        }
+    })
+}
+
+/// Our client under etcdctl's name.
+fn our_etcdctl(dir: &Path) -> PathBuf {
+    let link = dir.join("etcdctl");
+    if !link.exists() {
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lockstepctl"), &link).unwrap();
+    }
+    link
+}
+
+fn client(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    let kept = ["HOME", "PATH"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    command.env_clear().envs(kept);
+    command
+}
