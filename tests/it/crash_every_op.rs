@@ -39,12 +39,14 @@ struct Run {
 /// Every round `k` with `k % parts == part`.
 fn check(members: u64, who: Who, parts: u64, part: u64) {
     let all_losses = std::env::var_os("CRASH_ALL_LOSSES").is_some();
+    let leader = leader_of(members);
+    let victim = if who == Who::Follower { leader % members + 1 } else { leader };
     let mut k = part;
     loop {
         let losses = if all_losses { &Loss::ALL[..] } else { &[Loss::ALL[(k / parts % 4) as usize]][..] };
         let mut crashed = false;
         for loss in losses {
-            crashed |= round(members, who, k, *loss);
+            crashed |= round(members, who, victim, k, *loss);
         }
         if !crashed {
             assert!(k > 200, "the run has too few disk operations to prove anything: {k}");
@@ -55,17 +57,11 @@ fn check(members: u64, who: Who, parts: u64, part: u64) {
 }
 
 /// Whether the power failed before the run was over.
-fn round(members: u64, who: Who, k: u64, loss: Loss) -> bool {
-    let mut setup = Setup { members, segment_bytes: 4096, ..Setup::default() };
-    setup.raft.log_slack_entries = 8;
-    setup.raft.log_cache_bytes = 2000;
-    let mut run = Run { cluster: Calm::new(&setup), rng: ChaCha8Rng::seed_from_u64(k), acknowledged: Vec::new() };
+fn round(members: u64, who: Who, victim: u64, k: u64, loss: Loss) -> bool {
+    let mut run = Run { cluster: Calm::new(&setup(members)), rng: ChaCha8Rng::seed_from_u64(k), acknowledged: Vec::new() };
     let context = || format!("{members} members, {who:?}, operation {k}, {loss:?}");
 
     let mut crashed = false;
-    // With this seed and a calm world the same member leads every run.
-    let leader = leader_of(members);
-    let victim = if who == Who::Follower { leader % members + 1 } else { leader };
     run.cluster.member(victim).disk().crash_after(k);
     for id in run.cluster.ids() {
         if let Err(reason) = run.cluster.boot(id) {
@@ -95,15 +91,25 @@ fn round(members: u64, who: Who, k: u64, loss: Loss) -> bool {
         run.recover(who, victim, loss, &context());
     }
     run.check_all(&context());
+    assert!(crashed || run.acknowledged.len() == WRITES, "{}: only {} writes are done", context(), run.acknowledged.len());
     crashed
 }
 
-fn leader_of(members: u64) -> u64 {
-    if members == 1 { 1 } else { LEADER_OF_THREE }
+fn setup(members: u64) -> Setup {
+    let mut setup = Setup { members, segment_bytes: 4096, ..Setup::default() };
+    setup.raft.log_slack_entries = 8;
+    setup.raft.log_cache_bytes = 2000;
+    setup
 }
 
-/// Who wins the first election with the seed of `Setup::default`.
-const LEADER_OF_THREE: u64 = 2;
+/// Who wins the first election: in a calm world with one seed always the same.
+fn leader_of(members: u64) -> u64 {
+    let mut cluster = Calm::new(&setup(members));
+    for id in cluster.ids() {
+        cluster.boot(id).expect("a new member starts");
+    }
+    cluster.elect().expect("nobody dies")
+}
 
 impl Run {
     /// A group of writes, and whatever else is due.
