@@ -27,7 +27,7 @@ const SETTLE_ROUNDS: usize = 10_000;
 /// See the head of this file.
 pub struct Calm {
     members: BTreeMap<u64, SimMember>,
-    network: VecDeque<Message>,
+    network: VecDeque<Box<Message>>,
     now: Instant,
     replies: BTreeMap<(u64, u64), Result<Response, EtcdError>>,
     /// Who has died by itself since the last look, and why.
@@ -66,7 +66,7 @@ impl Calm {
             let mut moved = false;
             for message in std::mem::take(&mut self.network) {
                 if let Some(member) = self.members.get_mut(&message.to()) {
-                    member.input(Input::Message(Box::new(message)));
+                    member.input(Input::Message(message));
                 }
             }
             for id in self.ids() {

@@ -9,7 +9,7 @@ use lockstep::member::error::EtcdError;
 use lockstep::mvcc::View;
 use lockstep::mvcc::read::{Error, RangeOptions, Read};
 use lockstep_proto::etcdserverpb::{
-    Compare, CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest, RequestOp, TxnRequest, compare,
+    CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, PutRequest, RequestOp, TxnRequest, compare,
     request_op,
 };
 use lockstep_proto::mvccpb::KeyValue;
@@ -23,15 +23,30 @@ const SHARED: &str = "shared";
 /// One request of a client.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operation {
-    Put { key: String, value: u64 },
+    Put {
+        key: String,
+        value: u64,
+    },
     /// `floor` is what was known when it was asked for.
-    Read { key: String, floor: u64 },
-    Serializable { key: String },
+    Read {
+        key: String,
+        floor: u64,
+    },
+    Serializable {
+        key: String,
+    },
     /// Counts the shared key up if it still has this version.
-    Swap { version: i64 },
+    Swap {
+        version: i64,
+    },
     /// Puts the scratch key, or deletes it.
-    Scratch { key: String, delete: bool },
-    Compact { revision: i64 },
+    Scratch {
+        key: String,
+        delete: bool,
+    },
+    Compact {
+        revision: i64,
+    },
 }
 
 impl Operation {

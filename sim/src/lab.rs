@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 
 use lockstep::member::raft::{Input, Role};
-use lockstep::mvcc::read::{RangeOptions, Read};
 use lockstep::mvcc::View;
+use lockstep::mvcc::read::{RangeOptions, Read};
 use lockstep::ports::clock::Instant;
 use lockstep_proto::etcdserverpb::{
-    Compare, CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest, RequestOp, TxnRequest, compare,
+    CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, PutRequest, RequestOp, TxnRequest, compare,
     request_op,
 };
 use lockstep_proto::raftpb::Message;
@@ -236,7 +236,10 @@ quiet COMMAND                  without output";
                 let ids = ids.iter().map(|id| self.id(id)).collect::<Result<Vec<u64>>>()?;
                 for (id, slot) in &self.members {
                     if ids.is_empty() || ids.contains(id) {
-                        line(&mut self.out, slot.member.status().map_or(format!("{id:x}: down"), |s| notation::status(&s)));
+                        line(
+                            &mut self.out,
+                            slot.member.status().map_or(format!("{id:x}: down"), |s| notation::status(&s)),
+                        );
                     }
                 }
                 Ok(())
@@ -361,7 +364,7 @@ quiet COMMAND                  without output";
                     if self.is_cut(link) || !receiver_is_up {
                         said.push_str(" (lost)");
                     } else {
-                        self.links.entry(link).or_default().push_back(message);
+                        self.links.entry(link).or_default().push_back(*message);
                     }
                     said
                 }

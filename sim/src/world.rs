@@ -136,7 +136,7 @@ struct Pending {
 
 enum What {
     Tick,
-    Arrive(Message),
+    Arrive(Box<Message>),
     Consensus,
     Append,
     Fsync,
@@ -150,7 +150,11 @@ enum What {
     /// Of a client.
     Ask(u64),
     TimeOut(u64, u64),
-    Look { client: u64, number: u64, view: Arc<View> },
+    Look {
+        client: u64,
+        number: u64,
+        view: Arc<View>,
+    },
     /// Of the world.
     Fault,
     Heal,
@@ -266,7 +270,7 @@ impl World {
                     self.counts.lost += 1;
                 } else {
                     self.trace.line(now_us, &format!("= {}", notation::message(&message)));
-                    self.node(id).member.input(Input::Message(Box::new(message)));
+                    self.node(id).member.input(Input::Message(message));
                 }
                 Vec::new()
             }
@@ -416,7 +420,9 @@ impl World {
                     self.counts.log_releases += 1;
                     self.say(&format!("{id:x} Release up to {index}"));
                 }
-                Event::ReadIndex { reads, index } => self.say(&format!("{id:x} ReadIndex {} reads Index:{index}", reads.len())),
+                Event::ReadIndex { reads, index } => {
+                    self.say(&format!("{id:x} ReadIndex {} reads Index:{index}", reads.len()))
+                }
                 Event::ReadView { read, view } => {
                     if let Some(client) = self.waiting.remove(&(id, read)) {
                         self.look_later(client, view);
@@ -487,7 +493,7 @@ impl World {
         if self.node(id).slow_disk_until_us > now_us { time_us * 50 } else { time_us }
     }
 
-    fn send(&mut self, message: Message) {
+    fn send(&mut self, message: Box<Message>) {
         let link = (message.from(), message.to());
         let delays_us = self.network.delays_us(link);
         let receiver = self.nodes.get(&link.1).filter(|node| node.member.is_up()).map(|node| node.life);
@@ -567,7 +573,9 @@ impl World {
     }
 
     fn look(&mut self, client: u64, number: u64, view: &View) -> Result<(), String> {
-        let Some(pending) = self.pending[client as usize].as_ref().filter(|p| p.number == number) else { return Ok(()) };
+        let Some(pending) = self.pending[client as usize].as_ref().filter(|p| p.number == number) else {
+            return Ok(());
+        };
         let (operation, member) = (pending.operation.clone(), pending.member);
         match self.clients.read(&operation, view).map_err(|e| format!("client {client} at member {member}: {e}"))? {
             Some(found) => {

@@ -6,11 +6,11 @@
 //! Each round draws its way of losing from its number; `CRASH_ALL_LOSSES=1` tries them all.
 
 use lockstep::member::apply::Response;
+use lockstep_proto::etcdserverpb::{CompactionRequest, InternalRaftRequest};
 use lockstep_sim::calm::Calm;
 use lockstep_sim::disk::Loss;
 use lockstep_sim::lab::put;
 use lockstep_sim::member::Setup;
-use lockstep_proto::etcdserverpb::{CompactionRequest, InternalRaftRequest};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -58,7 +58,8 @@ fn check(members: u64, who: Who, parts: u64, part: u64) {
 
 /// Whether the power failed before the run was over.
 fn round(members: u64, who: Who, victim: u64, k: u64, loss: Loss) -> bool {
-    let mut run = Run { cluster: Calm::new(&setup(members)), rng: ChaCha8Rng::seed_from_u64(k), acknowledged: Vec::new() };
+    let mut run =
+        Run { cluster: Calm::new(&setup(members)), rng: ChaCha8Rng::seed_from_u64(k), acknowledged: Vec::new() };
     let context = || format!("{members} members, {who:?}, operation {k}, {loss:?}");
 
     let mut crashed = false;
@@ -91,7 +92,12 @@ fn round(members: u64, who: Who, victim: u64, k: u64, loss: Loss) -> bool {
         run.recover(who, victim, loss, &context());
     }
     run.check_all(&context());
-    assert!(crashed || run.acknowledged.len() == WRITES, "{}: only {} writes are done", context(), run.acknowledged.len());
+    assert!(
+        crashed || run.acknowledged.len() == WRITES,
+        "{}: only {} writes are done",
+        context(),
+        run.acknowledged.len()
+    );
     crashed
 }
 
@@ -157,7 +163,7 @@ impl Run {
         }
         for id in victims {
             // Sometimes the power fails again while the member recovers.
-            if self.rng.next_u64() % 2 == 0 {
+            if self.rng.next_u64().is_multiple_of(2) {
                 let operations = self.rng.next_u64() % 24;
                 self.cluster.member(id).disk().crash_after(operations);
                 if self.cluster.boot(id).is_ok() {

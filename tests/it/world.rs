@@ -56,7 +56,14 @@ fn seeds_3() {
 
 #[test]
 fn the_same_seed_is_the_same_world() {
-    let knobs = Knobs { busy_ms: 6_000, calm_ms: 10_000, request_timeout_ms: 500, fault_every_ms: 300, members: 3, ..Knobs::draw(7) };
+    let knobs = Knobs {
+        busy_ms: 6_000,
+        calm_ms: 10_000,
+        request_timeout_ms: 500,
+        fault_every_ms: 300,
+        members: 3,
+        ..Knobs::draw(7)
+    };
     let (first, second) = (run(&knobs, false), run(&knobs, false));
     passed(&first);
     assert_eq!(first.hash, second.hash);

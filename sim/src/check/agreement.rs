@@ -47,7 +47,7 @@ impl Agreement {
 
     pub fn published(&mut self, member: u64, view: &View) -> Result<(), String> {
         let index = view.applied_index();
-        let hash = (index % HASH_EVERY == 0).then(|| view.hash_kv(0).map(|h| h.hash).ok()).flatten();
+        let hash = index.is_multiple_of(HASH_EVERY).then(|| view.hash_kv(0).map(|h| h.hash).ok()).flatten();
         let state = State { revision: view.rev(), compact_revision: view.compact_rev(), hash };
         let (first, by) = *self.states.entry(index).or_insert((state, member));
         let hashes_differ = first.hash.is_some() && hash.is_some() && first.hash != hash;
