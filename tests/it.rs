@@ -12,6 +12,12 @@ mod mvcc;
 
 #[path = "it/core.rs"]
 mod core;
+
+#[path = "it/crash_every_op.rs"]
+mod crash_every_op;
+
+#[path = "it/world.rs"]
+mod world;
 #[path = "it/disk_contract.rs"]
 mod disk_contract;
 #[path = "it/wal.rs"]

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 
 use lockstep::member::raft::{Input, Role};
-use lockstep::mvcc::read::{RangeOptions, Read};
 use lockstep::mvcc::View;
+use lockstep::mvcc::read::{RangeOptions, Read};
 use lockstep::ports::clock::Instant;
 use lockstep_proto::etcdserverpb::{
-    Compare, CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest, RequestOp, TxnRequest, compare,
+    CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, PutRequest, RequestOp, TxnRequest, compare,
     request_op,
 };
 use lockstep_proto::raftpb::Message;
@@ -68,6 +68,7 @@ cluster N [name=value ...]     N members, booted, the founding entries applied; 
 tick ID [COUNT]                so many ticks
 campaign ID                    ticks until it asks for (pre-)votes
 deliver A->B [all|first|NTH]   messages arrive (all by default)
+deliver-together ID            all that is under way to it arrives in one step of consensus
 drop A->B [all|first|NTH]      messages are lost
 dup A->B [NTH]                 one is in flight twice from now on
 hold A->B, release A->B        stabilize leaves the link alone, or no longer
@@ -117,6 +118,17 @@ quiet COMMAND                  without output";
                 for message in self.take(link, rest.first().copied())? {
                     self.arrive(message);
                 }
+                Ok(())
+            }
+            ("deliver-together", [id]) => {
+                let id = self.id(id)?;
+                for (_, messages) in self.links.iter_mut().filter(|(link, _)| link.1 == id) {
+                    for message in messages.drain(..) {
+                        let member = &mut self.members.get_mut(&id).expect("checked").member;
+                        member.input(Input::Message(Box::new(message)));
+                    }
+                }
+                self.step(id);
                 Ok(())
             }
             ("drop", [link, rest @ ..]) => {
@@ -224,7 +236,10 @@ quiet COMMAND                  without output";
                 let ids = ids.iter().map(|id| self.id(id)).collect::<Result<Vec<u64>>>()?;
                 for (id, slot) in &self.members {
                     if ids.is_empty() || ids.contains(id) {
-                        line(&mut self.out, slot.member.status().map_or(format!("{id:x}: down"), |s| notation::status(&s)));
+                        line(
+                            &mut self.out,
+                            slot.member.status().map_or(format!("{id:x}: down"), |s| notation::status(&s)),
+                        );
                     }
                 }
                 Ok(())
@@ -349,7 +364,7 @@ quiet COMMAND                  without output";
                     if self.is_cut(link) || !receiver_is_up {
                         said.push_str(" (lost)");
                     } else {
-                        self.links.entry(link).or_default().push_back(message);
+                        self.links.entry(link).or_default().push_back(*message);
                     }
                     said
                 }

@@ -76,7 +76,7 @@ impl Setup {
 #[derive(Debug)]
 pub enum Event {
     /// For the network.
-    Send(raftpb::Message),
+    Send(Box<raftpb::Message>),
     /// Queued for the log.
     Persist(Persist),
     /// Queued for apply.
@@ -85,16 +85,30 @@ pub enum Event {
     Fetch(Fetch),
     Release(u64),
     /// A round of read index is done for these reads; they may still wait for apply.
-    ReadIndex { reads: Vec<u64>, index: u64 },
+    ReadIndex {
+        reads: Vec<u64>,
+        index: u64,
+    },
     /// This read may now be carried out on this view, now or later.
-    ReadView { read: u64, view: Arc<View> },
+    ReadView {
+        read: u64,
+        view: Arc<View>,
+    },
     /// The view that readers get from now on.
     Published(Arc<View>),
-    Applied { index: u64, term: u64 },
+    Applied {
+        index: u64,
+        term: u64,
+    },
     /// To the client that waits for it at this member.
-    Reply { request: u64, result: Result<Response, EtcdError> },
+    Reply {
+        request: u64,
+        result: Result<Response, EtcdError>,
+    },
     /// Queued for the backend.
-    Batch { consistent_index: u64 },
+    Batch {
+        consistent_index: u64,
+    },
     StoreDurable(u64),
     /// The process has ended, and says why.
     Died(String),
@@ -370,7 +384,7 @@ impl SimMember {
     fn consensus_effect(&mut self, effect: Effect) {
         let Some(life) = &mut self.life else { return };
         match effect {
-            Effect::Send(messages) => self.events.extend(messages.into_iter().map(Event::Send)),
+            Effect::Send(messages) => self.events.extend(messages.into_iter().map(Box::new).map(Event::Send)),
             Effect::Persist(persist) => {
                 self.events.push(Event::Persist(persist.clone()));
                 life.log.push_back(LogWork::Persist(persist));

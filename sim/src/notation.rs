@@ -189,7 +189,9 @@ fn compare(c: &Compare) -> String {
 fn ops(ops: &[RequestOp]) -> String {
     let named = ops.iter().map(|op| match &op.request {
         Some(request_op::Request::RequestPut(put)) => format!("put {}={}", text(&put.key), text(&put.value)),
-        Some(request_op::Request::RequestDeleteRange(d)) => format!("delete {}{}", text(&d.key), range_end(&d.range_end)),
+        Some(request_op::Request::RequestDeleteRange(d)) => {
+            format!("delete {}{}", text(&d.key), range_end(&d.range_end))
+        }
         Some(request_op::Request::RequestRange(r)) => format!("range {}{}", text(&r.key), range_end(&r.range_end)),
         Some(request_op::Request::RequestTxn(_)) => "txn".into(),
         None => "nothing".into(),
