@@ -421,6 +421,23 @@ fn an_overtaken_reader_takes_a_fresh_view() {
     assert_eq!(store.compact(4), Err(Error::FutureRev));
 }
 
+/// A watch from the compaction revision must see the deletion there; one further down is history.
+#[test]
+fn a_tombstone_right_at_the_compaction_stays() {
+    let (mut store, _backend) = open(&Arc::default());
+    put(&mut store, "a", "1");
+    put(&mut store, "b", "1");
+    assert_eq!(store.write().delete_range(b"a", b""), 1);
+    assert_eq!(store.write().delete_range(b"b", b""), 1);
+    put(&mut store, "c", "1");
+    store.publish(1);
+    for (compact, keys) in [(4, 3), (5, 2), (6, 1)] {
+        store.compact(compact).unwrap();
+        assert_eq!(store.compact_step(100), CompactProgress::Done(compact));
+        assert_eq!(store.keys(), keys, "keys remembered after compacting at {compact}");
+    }
+}
+
 /// A second compaction while the first is at work waits its turn, and both end.
 #[test]
 fn compactions_queue_and_survive_a_restart() {
