@@ -58,6 +58,12 @@ impl Bucket {
     }
 }
 
+/// A key of a bucket and its value.
+pub type BucketEntry = (Vec<u8>, Vec<u8>);
+
+/// A key of a bucket and what it became; `None` is a deletion.
+pub type BucketChange = (Bytes, Option<Bytes>);
+
 /// The number of a change, counted over the life of one open store.
 pub type Seq = u64;
 
@@ -117,7 +123,7 @@ impl Overlay {
     }
 
     /// What this batch says about a bucket as of `seq`, in key order.
-    pub fn entries(&self, bucket: Bucket, seq: Seq) -> Vec<(Bytes, Option<Bytes>)> {
+    pub fn entries(&self, bucket: Bucket, seq: Seq) -> Vec<BucketChange> {
         let buckets = self.buckets.read();
         let Some(entries) = buckets.get(&bucket) else {
             return Vec::new();
@@ -126,7 +132,7 @@ impl Overlay {
     }
 
     /// The last word of the batch on every bucket it touches, in order.
-    pub fn buckets(&self) -> Vec<(Bucket, Vec<(Bytes, Option<Bytes>)>)> {
+    pub fn buckets(&self) -> Vec<(Bucket, Vec<BucketChange>)> {
         let touched: Vec<Bucket> = self.buckets.read().keys().copied().collect();
         touched.into_iter().map(|b| (b, self.entries(b, Seq::MAX))).collect()
     }
