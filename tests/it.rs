@@ -18,10 +18,14 @@ mod crash_every_op;
 
 #[path = "it/world.rs"]
 mod world;
+#[path = "it/differential.rs"]
+mod differential;
 #[path = "it/disk_contract.rs"]
 mod disk_contract;
-#[path = "it/wal.rs"]
-mod wal;
+#[path = "it/durability.rs"]
+mod durability;
+#[path = "it/kv.rs"]
+mod kv;
 #[cfg(feature = "server")]
 #[path = "it/peer.rs"]
 mod peer;
@@ -31,17 +35,13 @@ mod peer_codec;
 #[cfg(feature = "server")]
 #[path = "it/peer_oracle.rs"]
 mod peer_oracle;
-#[path = "it/differential.rs"]
-mod differential;
-#[path = "it/kv.rs"]
-mod kv;
 #[path = "it/processes.rs"]
 mod processes;
-#[path = "it/durability.rs"]
-mod durability;
+#[path = "it/wal.rs"]
+mod wal;
 
+#[path = "it/ctl_conformance.rs"]
+mod ctl_conformance;
 #[cfg(feature = "server")]
 #[path = "it/mvcc_oracle.rs"]
 mod mvcc_oracle;
-#[path = "it/ctl_conformance.rs"]
-mod ctl_conformance;

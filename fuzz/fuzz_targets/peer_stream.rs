@@ -1,6 +1,8 @@
-//! Whatever bytes a peer writes into a stream, and however they are cut, the decoders say "more", a message, or an error.
+//! Whatever bytes a peer writes into a stream, and however they are cut, the decoders say "more", a message, or an
+//! error.
 //!
-//! The first byte picks the framing and the size of the pieces; a message that comes out must survive the way back and forth.
+//! The first byte picks the framing and the size of the pieces; a message that comes out must survive the way back and
+//! forth.
 #![no_main]
 
 use bytes::BytesMut;

@@ -1,7 +1,8 @@
-//! Opens arbitrary bytes as the segments of a log: never a panic, and what is opened can be read, appended to and opened again.
+//! Opens arbitrary bytes as the segments of a log: never a panic, and what is opened can be read, appended to and
+//! opened again.
 //!
-//! The first byte says where the input is cut in two segments, and whether a valid header goes in front, without which the fuzzer
-//! would have to guess a check value before it sees anything but the header's decoder.
+//! The first byte says where the input is cut in two segments, and whether a valid header goes in front, without which
+//! the fuzzer would have to guess a check value before it sees anything but the header's decoder.
 
 #![no_main]
 

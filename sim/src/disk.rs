@@ -2,28 +2,33 @@
 //!
 //! # Fault model
 //!
-//! * A write is visible at once and durable after `sync_data` of its file. At a crash every sector (512 bytes, atomic) of a file
-//!   independently goes back to the state after *some* of the unsynced writes that touched it, from none to all. Sectors so
-//!   reach the disk in any order, a long write may be torn anywhere, and a sector written twice may keep its first version.
+//! * A write is visible at once and durable after `sync_data` of its file. At a crash every sector (512 bytes, atomic)
+//!   of a file independently goes back to the state after *some* of the unsynced writes that touched it, from none to
+//!   all. Sectors so reach the disk in any order, a long write may be torn anywhere, and a sector written twice may
+//!   keep its first version.
 //! * A file's length is durable after `sync_data`, too. What lies beyond the length that survived is gone; where the
-//!   length survived and the data did not, there are zeros. An unsynced truncation survives or not, and with it what followed.
-//! * A created, renamed or removed name is durable after `sync_dir` of its directory. At a crash any subset of the pending
-//!   changes of a directory survives, in order. A rename inside a directory is atomic; between two it is two changes.
+//!   length survived and the data did not, there are zeros. An unsynced truncation survives or not, and with it what
+//!   followed.
+//! * A created, renamed or removed name is durable after `sync_dir` of its directory. At a crash any subset of the
+//!   pending changes of a directory survives, in order. A rename inside a directory is atomic; between two it is two
+//!   changes.
 //! * A file without a name in any directory is gone after the crash, whatever was synced.
 //! * [`Loss`] picks among these outcomes. The random ones draw only from the generator handed in.
-//! * [`MemDisk::crash_after`] cuts the power between two operations: every later call fails with "simulated crash", those of
-//!   destructors too, until [`MemDisk::restart`]. Handles opened before the restart stay dead ("stale handle").
-//! * A failing `sync_data` ([`MemDisk::fail_sync`]) answers EIO, and what was unsynced then will never become durable, whatever later
-//!   syncs answer, as on Linux. Until the crash it is still read, as from the page cache, or, with
+//! * [`MemDisk::crash_after`] cuts the power between two operations: every later call fails with "simulated crash",
+//!   those of destructors too, until [`MemDisk::restart`]. Handles opened before the restart stay dead ("stale
+//!   handle").
+//! * A failing `sync_data` ([`MemDisk::fail_sync`]) answers EIO, and what was unsynced then will never become durable,
+//!   whatever later syncs answer, as on Linux. Until the crash it is still read, as from the page cache, or, with
 //!   [`FailedSync::Revert`], the old bytes come back at once, as after the eviction of those pages.
-//! * The disk may be full ([`MemDisk::full_after`]): a call that needs room answers `StorageFull` and changes nothing. A file's length
-//!   is the room it takes.
-//! * Bits rot ([`MemDisk::flip_bit`]), also in the copy that is read; a file may be unreadable ([`MemDisk::read_error`]).
+//! * The disk may be full ([`MemDisk::full_after`]): a call that needs room answers `StorageFull` and changes nothing.
+//!   A file's length is the room it takes.
+//! * Bits rot ([`MemDisk::flip_bit`]), also in the copy that is read; a file may be unreadable
+//!   ([`MemDisk::read_error`]).
 //!
 //! Not modelled: misdirected writes, loss inside a sector, loss of what was synced.
 //!
-//! Nothing is random but what is drawn at a crash, nothing depends on addresses or hash order: same calls, same disk. An operation
-//! costs a copy of the bytes it writes; a crash costs the unsynced writes.
+//! Nothing is random but what is drawn at a crash, nothing depends on addresses or hash order: same calls, same disk.
+//! An operation costs a copy of the bytes it writes; a crash costs the unsynced writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -103,14 +108,16 @@ impl MemDisk {
         MemDisk::default()
     }
 
-    /// An independent disk with the same contents, the same pending changes and the same faults; no handle belongs to it.
+    /// An independent disk with the same contents, the same pending changes and the same faults; no handle belongs to
+    /// it.
     pub fn fork(&self) -> MemDisk {
         let mut state = self.state().clone();
         state.incarnation += 1;
         MemDisk { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// The power fails and comes back: what was not synced is treated as `loss` says, open handles die, armed one-time faults stay.
+    /// The power fails and comes back: what was not synced is treated as `loss` says, open handles die, armed one-time
+    /// faults stay.
     pub fn crash(&self, loss: Loss, rng: &mut dyn RngCore) {
         self.state().crash(loss, rng);
     }

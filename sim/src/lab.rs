@@ -258,8 +258,8 @@ quiet COMMAND                  without output";
         }
     }
 
-    /// Options: `election` and `heartbeat` (ticks), `prevote`, `checkquorum` (0 or 1), `cache` (bytes), `slack` (entries), `segment`
-    /// (bytes), `seed`.
+    /// Options: `election` and `heartbeat` (ticks), `prevote`, `checkquorum` (0 or 1), `cache` (bytes), `slack`
+    /// (entries), `segment` (bytes), `seed`.
     fn cluster(&mut self, members: u64, options: &[&str]) -> Result<()> {
         let mut setup = Setup { members, ..Setup::default() };
         for option in options {

@@ -1,9 +1,9 @@
 //! One member on a disk in memory, moved stage by stage by whoever holds it.
 //!
-//! What production's four threads do (consensus, log, apply, backend), without threads: each stage has a queue and a method
-//! that works some of it off. Between any two calls the process may die: [`SimMember::crash`] drops everything that was not
-//! durable, and [`SimMember::boot`] starts over from the disk by the same steps as production. This file decides
-//! nothing: no order, no delay, no fault is its own.
+//! What production's four threads do (consensus, log, apply, backend), without threads: each stage has a queue and a
+//! method that works some of it off. Between any two calls the process may die: [`SimMember::crash`] drops everything
+//! that was not durable, and [`SimMember::boot`] starts over from the disk by the same steps as production. This file
+//! decides nothing: no order, no delay, no fault is its own.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

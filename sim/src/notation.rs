@@ -1,7 +1,8 @@
 //! The trace's language: etcd's notation for messages and entries, one line each.
 //!
-//! `1->2 MsgApp Term:1 Log:1/11 Commit:11 Entries:[1/12 put a=1]`, as in the test data of etcd-io/raft; where that prints bytes,
-//! this prints the request they are. Everything here is a pure function of what it prints: traces are hashed.
+//! `1->2 MsgApp Term:1 Log:1/11 Commit:11 Entries:[1/12 put a=1]`, as in the test data of etcd-io/raft; where that
+//! prints bytes, this prints the request they are. Everything here is a pure function of what it prints: traces are
+//! hashed.
 
 use std::fmt::Write;
 

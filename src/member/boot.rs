@@ -1,8 +1,8 @@
 //! From a disk to a running member: the same steps in production and in the simulator.
 //!
-//! The order matters. The boot epoch is durable before the first message can leave, so a stamp is never used twice; the store
-//! decides where applying goes on, and the write-ahead log must reach at least that far: one that ends before is not a torn tail,
-//! it is a lost or foreign log, and the member refuses to start.
+//! The order matters. The boot epoch is durable before the first message can leave, so a stamp is never used twice; the
+//! store decides where applying goes on, and the write-ahead log must reach at least that far: one that ends before is
+//! not a torn tail, it is a lost or foreign log, and the member refuses to start.
 
 use std::sync::Arc;
 
@@ -74,18 +74,20 @@ pub enum Error {
     #[error("preparing the data directory: {0}")]
     Io(#[from] std::io::Error),
     #[error(
-        "{STORE_PATH} exists, but there is no write-ahead log in {0}: the log was lost or --wal-dir points elsewhere; bring it back, or \
-         restore the member from a backup"
+        "{STORE_PATH} exists, but there is no write-ahead log in {0}: the log was lost or --wal-dir points \
+         elsewhere; bring it back, or restore the member from a backup"
     )]
     LogMissing(String),
     #[error(
-        "the write-ahead log ends at entry {last}, but the store holds what entry {applied} did: the log was truncated or belongs to \
-         another member; restore the member from a backup, or remove it from the cluster and add it again"
+        "the write-ahead log ends at entry {last}, but the store holds what entry {applied} did: the log was \
+         truncated or belongs to another member; restore the member from a backup, or remove it from the cluster \
+         and add it again"
     )]
     LogTooShort { last: u64, applied: u64 },
     #[error(
-        "the write-ahead log begins after entry {before}, but the store holds only what entry {applied} did: the store was lost or is an \
-         old copy; restore the member from a backup, or remove it from the cluster and add it again"
+        "the write-ahead log begins after entry {before}, but the store holds only what entry {applied} did: the \
+         store was lost or is an old copy; restore the member from a backup, or remove it from the cluster and add \
+         it again"
     )]
     LogTooLate { before: u64, applied: u64 },
     #[error("{0}")]

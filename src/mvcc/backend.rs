@@ -1,9 +1,10 @@
-//! redb over the `Disk` port: opening the file, one durable transaction a batch, and the read transactions that views pin.
+//! redb over the `Disk` port: opening the file, one durable transaction a batch, and the read transactions that views
+//! pin.
 //!
-//! The backend belongs to whoever performs commits: production's backend thread, or the simulator's world loop. It knows
-//! nothing of revisions; it writes what a sealed batch says. A batch and its consistent index are one transaction.
-//! redb spawns no thread and reads no clock, and every byte it reads or writes goes through [`DiskBackend`], so a simulated
-//! disk can crash inside a commit.
+//! The backend belongs to whoever performs commits: production's backend thread, or the simulator's world loop. It
+//! knows nothing of revisions; it writes what a sealed batch says. A batch and its consistent index are one
+//! transaction. redb spawns no thread and reads no clock, and every byte it reads or writes goes through
+//! [`DiskBackend`], so a simulated disk can crash inside a commit.
 
 use std::any::Any;
 use std::io;
@@ -52,12 +53,13 @@ pub enum OpenError {
     #[error("{doing} the store {path}: {source}; check the disk and the permissions of the data directory")]
     Io { path: String, doing: &'static str, source: io::Error },
     #[error(
-        "the store {path} is an etcd (bbolt) database; take it over with `lockstepctl snapshot restore` from a snapshot of it"
+        "the store {path} is an etcd (bbolt) database; take it over with `lockstepctl snapshot restore` from a \
+         snapshot of it"
     )]
     Bbolt { path: String },
     #[error(
-        "{path} is not a lockstep store ({detail}); move the file away, then restore the member from a snapshot, or remove it from \
-         the cluster and add it again with an empty data directory"
+        "{path} is not a lockstep store ({detail}); move the file away, then restore the member from a snapshot, or \
+         remove it from the cluster and add it again with an empty data directory"
     )]
     NotAStore { path: String, detail: String },
     #[error(
@@ -65,8 +67,8 @@ pub enum OpenError {
     )]
     Newer { path: String, found: u32, known: u32 },
     #[error(
-        "the store {path} is damaged ({detail}); keep the file for inspection, then restore the member from a snapshot, or remove it \
-         from the cluster and add it again with an empty data directory"
+        "the store {path} is damaged ({detail}); keep the file for inspection, then restore the member from a \
+         snapshot, or remove it from the cluster and add it again with an empty data directory"
     )]
     Damaged { path: String, detail: String },
 }
@@ -118,7 +120,8 @@ impl Live {
     }
 }
 
-/// Stops every access to the file, for a process that has died in a simulation: redb writes when it is dropped, a dead process does not.
+/// Stops every access to the file, for a process that has died in a simulation: redb writes when it is dropped, a dead
+/// process does not.
 #[derive(Clone, Debug, Default)]
 pub struct Poison(Arc<AtomicBool>);
 
@@ -305,7 +308,8 @@ impl Backend {
 }
 
 impl Drop for Backend {
-    /// redb closes the file, which reads and writes it; on a rotten one it may panic, and a shutdown is no time for that.
+    /// redb closes the file, which reads and writes it; on a rotten one it may panic, and a shutdown is no time for
+    /// that.
     fn drop(&mut self) {
         let db = self.db.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
@@ -396,8 +400,8 @@ impl<E: Into<redb::Error>> From<E> for Trouble {
     }
 }
 
-/// Runs `f`, which is redb at work on a file that may have rotted since it was opened: redb checks what it reads by assertions, so a
-/// panic in there is an error like any other, and the member stops in good order.
+/// Runs `f`, which is redb at work on a file that may have rotted since it was opened: redb checks what it reads by
+/// assertions, so a panic in there is an error like any other, and the member stops in good order.
 fn guarded<T>(f: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Error> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(result)) => Ok(result),

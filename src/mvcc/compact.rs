@@ -1,9 +1,9 @@
 //! Compaction: forgetting what lies below a revision, at once in what it means, in small steps in what it costs.
 //!
-//! [`Store::compact`] moves the compaction revision and records it; from then on nobody reads below it. The work follows in
-//! steps of a budget: each takes superseded revisions from a part of the key index and puts their rows on the
-//! pending batch's list of deletions. A crash in between costs nothing but doing the rest again: the scheduled revision is in the
-//! store, and whatever rows are left are found again at opening.
+//! [`Store::compact`] moves the compaction revision and records it; from then on nobody reads below it. The work
+//! follows in steps of a budget: each takes superseded revisions from a part of the key index and puts their rows on
+//! the pending batch's list of deletions. A crash in between costs nothing but doing the rest again: the scheduled
+//! revision is in the store, and whatever rows are left are found again at opening.
 
 use super::backend::{META_FINISHED_COMPACT, META_SCHEDULED_COMPACT};
 use super::overlay::Bucket;
@@ -60,7 +60,8 @@ impl Store {
         Ok(())
     }
 
-    /// Does a part of the work that compactions left: takes at most `budget_revisions` rows, and looks at some eight times as many keys.
+    /// Does a part of the work that compactions left: takes at most `budget_revisions` rows, and looks at some eight
+    /// times as many keys.
     pub fn compact_step(&mut self, budget_revisions: usize) -> CompactProgress {
         let Some((rev, from)) = self.compaction.pass.take() else {
             return CompactProgress::Idle;

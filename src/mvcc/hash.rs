@@ -1,9 +1,10 @@
-//! Hashes that equal replicas share, and that etcd shares too: CRC-32C over the rows' bytes, in the order of their revisions.
+//! Hashes that equal replicas share, and that etcd shares too: CRC-32C over the rows' bytes, in the order of their
+//! revisions.
 //!
-//! `HashKV` at a revision covers every row up to it, except rows at or below the compaction revision that a reader at that
-//! revision would not find: whether a compaction has got round to removing them must not show. Two corners are
-//! etcd's: when no key exists at that revision, the rows that the compaction itself keeps count; and a tombstone exactly at the
-//! compaction revision never counts (releases before 3.5.16 deleted it, later ones keep it).
+//! `HashKV` at a revision covers every row up to it, except rows at or below the compaction revision that a reader at
+//! that revision would not find: whether a compaction has got round to removing them must not show. Two corners are
+//! etcd's: when no key exists at that revision, the rows that the compaction itself keeps count; and a tombstone
+//! exactly at the compaction revision never counts (releases before 3.5.16 deleted it, later ones keep it).
 
 use super::backend::{META_CONSISTENT_INDEX, META_FINISHED_COMPACT, META_TERM};
 use super::index::Pruned;
@@ -28,8 +29,8 @@ pub struct HashKv {
 }
 
 impl View {
-    /// The hash of the history up to `rev`, or up to this view's revision when `rev` is 0. Up to a negative one there is
-    /// nothing, and etcd hashes just that.
+    /// The hash of the history up to `rev`, or up to this view's revision when `rev` is 0. Up to a negative one there
+    /// is nothing, and etcd hashes just that.
     pub fn hash_kv(&self, rev: i64) -> Result<HashKv, Error> {
         let stamp = self.stamp();
         let at = if rev == 0 { stamp.rev } else { rev };
@@ -50,7 +51,8 @@ impl View {
         Ok(HashKv { hash: crc, compact_revision: stamp.compact_rev, hash_revision: at })
     }
 
-    /// The hash of everything in the store but the consistent index, its term, and how far the work of a compaction has come.
+    /// The hash of everything in the store but the consistent index, its term, and how far the work of a compaction has
+    /// come.
     pub fn hash(&self) -> Result<u32, Error> {
         let mut crc = 0;
         let mut names: Vec<(&[u8], Option<Bucket>)> =

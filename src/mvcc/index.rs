@@ -1,12 +1,12 @@
 //! The key index: which revisions each key has, for every reader at once.
 //!
-//! There is one index. Readers tell versions apart by revision: a view at revision 7 looks past every mark above 7, so a write
-//! is invisible until a view with its revision is published. Only compaction takes marks away, and `pruned` says up to where it
-//! may have: a reader below that asks no further, it might be told wrong. Long walks hold the lock for about
-//! [`CHUNK`] keys at a time and check `pruned` again at each turn.
+//! There is one index. Readers tell versions apart by revision: a view at revision 7 looks past every mark above 7, so
+//! a write is invisible until a view with its revision is published. Only compaction takes marks away, and `pruned`
+//! says up to where it may have: a reader below that asks no further, it might be told wrong. Long walks hold the lock
+//! for about [`CHUNK`] keys at a time and check `pruned` again at each turn.
 //!
-//! Keys live in sorted blocks. A block knows how many of its keys exist and when that last changed, so counting a quiet range
-//! costs one step a block, not one a key, and is still exact.
+//! Keys live in sorted blocks. A block knows how many of its keys exist and when that last changed, so counting a quiet
+//! range costs one step a block, not one a key, and is still exact.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -87,7 +87,8 @@ struct Block {
     entries: Vec<Entry>,
     /// What all keys of the block start with is so long.
     shared: usize,
-    /// The eight bytes after that of each key, as a number: a search touches the keys themselves only where these are equal.
+    /// The eight bytes after that of each key, as a number: a search touches the keys themselves only where these are
+    /// equal.
     heads: Vec<u64>,
     /// Keys that exist now.
     live: usize,
@@ -210,8 +211,8 @@ impl Index {
         self.inner.read().keys
     }
 
-    /// Takes what a compaction at `at` no longer needs from a part of the keys, at most `budget` revisions, starting at `from`.
-    /// From the first step on, readers below `at` are turned away.
+    /// Takes what a compaction at `at` no longer needs from a part of the keys, at most `budget` revisions, starting at
+    /// `from`. From the first step on, readers below `at` are turned away.
     pub fn prune(&self, at: i64, from: &[u8], budget: usize) -> PruneStep {
         let budget = budget.max(1);
         let examine = budget.saturating_mul(8).max(BLOCK_MAX);
@@ -334,8 +335,8 @@ impl Blocks {
         }
     }
 
-    /// Prunes the block that `from` belongs to, from there on, until `dropped` holds `budget` revisions; returns the keys it looked
-    /// at and where to go on.
+    /// Prunes the block that `from` belongs to, from there on, until `dropped` holds `budget` revisions; returns the
+    /// keys it looked at and where to go on.
     fn prune_block(
         &mut self,
         from: &[u8],
@@ -456,7 +457,8 @@ fn shared_len(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// The eight bytes of a key after the first `skip`, zeros where it ends: never out of order, though different keys may be equal.
+/// The eight bytes of a key after the first `skip`, zeros where it ends: never out of order, though different keys may
+/// be equal.
 fn head(key: &[u8], skip: usize) -> u64 {
     let rest = &key[skip..];
     match rest.first_chunk::<8>() {

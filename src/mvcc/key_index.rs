@@ -1,9 +1,9 @@
 //! The revisions of one key: etcd's generations, in as few bytes as one revision deserves.
 //!
-//! A generation starts with a put on a key that does not exist and ends with a tombstone, so a flat list of marks says all
-//! there is: `put put tombstone put` is a finished generation and a living one. Most keys have one revision only; that one, and
-//! what the next put needs to know (creation and version), are inline, and everything older is behind one pointer.
-//! Versions and creation revisions of older marks are not kept: the stored `KeyValue` says them.
+//! A generation starts with a put on a key that does not exist and ends with a tombstone, so a flat list of marks says
+//! all there is: `put put tombstone put` is a finished generation and a living one. Most keys have one revision only;
+//! that one, and what the next put needs to know (creation and version), are inline, and everything older is behind one
+//! pointer. Versions and creation revisions of older marks are not kept: the stored `KeyValue` says them.
 
 use super::read::Revision;
 
@@ -103,8 +103,9 @@ impl KeyIndex {
         older[..older.partition_point(|m| m.main <= at)].last().copied()
     }
 
-    /// Drops every mark up to `at` but the newest, and that one too when it is a tombstone older than `at`. (A tombstone
-    /// *at* `at` stays, so that a watch from `at` sees it.) Drops the oldest first, and at most `room` of them.
+    /// Drops every mark up to `at` but the newest, and that one too when it is a tombstone older than `at`. (A
+    /// tombstone *at* `at` stays, so that a watch from `at` sees it.) Drops the oldest first, and at most `room` of
+    /// them.
     pub fn compact(&mut self, at: i64, room: usize, dropped: &mut Vec<Revision>) -> Compacted {
         let older = self.older.as_deref().map_or(&[][..], |older| &older.0);
         let upto = older.partition_point(|m| m.main <= at);

@@ -8,8 +8,8 @@
 //! Backend redb over the Disk port: one durable transaction a batch                            backend.rs row.rs
 //! ```
 //!
-//! A change is in memory at once, visible at the next `publish`, durable after `seal`, `commit`, `committed`. This module
-//! names no file, thread or clock; leases, auth and membership are only buckets here.
+//! A change is in memory at once, visible at the next `publish`, durable after `seal`, `commit`, `committed`. This
+//! module names no file, thread or clock; leases, auth and membership are only buckets here.
 
 mod backend;
 mod compact;

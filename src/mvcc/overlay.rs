@@ -1,8 +1,10 @@
-//! What redb does not hold yet: the changes of one batch, shared between the writer that appends and the views that read.
+//! What redb does not hold yet: the changes of one batch, shared between the writer that appends and the views that
+//! read.
 //!
 //! Nothing is copied to publish a view. Rows only ever ascend, so a view finds those it may see by their revision (its
-//! index told it which); entries of the other buckets carry the number of the change that made them, and a view ignores what is newer
-//! than itself. Deleted rows are not here at all: whoever may still see them holds the redb transaction that has them.
+//! index told it which); entries of the other buckets carry the number of the change that made them, and a view ignores
+//! what is newer than itself. Deleted rows are not here at all: whoever may still see them holds the redb transaction
+//! that has them.
 //!
 //! Locks are held for one look-up or one append, never across calls.
 

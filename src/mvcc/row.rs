@@ -1,7 +1,7 @@
 //! A row of the table `key`: one revision of one key, byte for byte as etcd stores it.
 //!
-//! The row's key is etcd's 17 bytes (main, `_`, sub); its value is a marshalled `KeyValue`. etcd marks a tombstone with an
-//! eighteenth byte of the row's key; here a tombstone is the value that holds nothing but the key, so that row keys
+//! The row's key is etcd's 17 bytes (main, `_`, sub); its value is a marshalled `KeyValue`. etcd marks a tombstone with
+//! an eighteenth byte of the row's key; here a tombstone is the value that holds nothing but the key, so that row keys
 //! have one width. Values are read in place: nothing in here copies a value.
 
 use bytes::Bytes;

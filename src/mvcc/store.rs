@@ -1,9 +1,10 @@
-//! The store: the single writer's half. It gives out views, takes changes, and closes them into batches for the backend.
+//! The store: the single writer's half. It gives out views, takes changes, and closes them into batches for the
+//! backend.
 //!
-//! Everything here is synchronous and owned by the apply machine. A change is in memory at once, visible to readers after the
-//! next [`Store::publish`], and durable after [`Store::seal`], `Backend::commit` and [`Store::committed`]; until then the
-//! write-ahead log is its durability. A batch carries the consistent index of the last entry in it, so seal between entries,
-//! never within one. At most one batch is in flight.
+//! Everything here is synchronous and owned by the apply machine. A change is in memory at once, visible to readers
+//! after the next [`Store::publish`], and durable after [`Store::seal`], `Backend::commit` and [`Store::committed`];
+//! until then the write-ahead log is its durability. A batch carries the consistent index of the last entry in it, so
+//! seal between entries, never within one. At most one batch is in flight.
 
 use std::sync::Arc;
 
@@ -75,8 +76,8 @@ struct Committing {
 }
 
 impl Store {
-    /// Opens the store, creating it when it is missing and repairing it after a crash. Restores the key index by reading every
-    /// row once, and takes up a compaction that was scheduled but not finished.
+    /// Opens the store, creating it when it is missing and repairing it after a crash. Restores the key index by
+    /// reading every row once, and takes up a compaction that was scheduled but not finished.
     pub fn open(disk: Arc<dyn Disk>, path: &str, options: Options) -> Result<(Store, Backend), OpenError> {
         guard_damage(path, || {
             let mut backend = Backend::open(&*disk, path, options.cache_bytes)?;
@@ -124,7 +125,8 @@ impl Store {
         self.view.clone()
     }
 
-    /// Begins a write transaction. Its changes share one revision, and take effect as they are made; there is no way back.
+    /// Begins a write transaction. Its changes share one revision, and take effect as they are made; there is no way
+    /// back.
     pub fn write(&mut self) -> WriteTxn<'_> {
         WriteTxn::new(self)
     }
@@ -191,7 +193,8 @@ impl Store {
         self.committing.is_some()
     }
 
-    /// Closes the pending batch: hand it to `Backend::commit`. `None` while one is in flight, or when there is nothing to make durable.
+    /// Closes the pending batch: hand it to `Backend::commit`. `None` while one is in flight, or when there is nothing
+    /// to make durable.
     pub fn seal(&mut self) -> Option<Arc<Batch>> {
         let moved = self.stamp.consistent_index > self.durable_index;
         if self.committing.is_some() || (self.pending.ops == 0 && !moved) {

@@ -1,7 +1,7 @@
 //! A write transaction: changes that share one main revision, numbered within it, seen at once by itself.
 //!
-//! It writes straight into the shared index and the pending batch under a revision no view has yet; there is nothing to roll
-//! back, because what reaches the store is committed already. Ending it (or dropping it) moves the store's
+//! It writes straight into the shared index and the pending batch under a revision no view has yet; there is nothing to
+//! roll back, because what reaches the store is committed already. Ending it (or dropping it) moves the store's
 //! revision by one if and only if something changed.
 
 use bytes::Bytes;

@@ -1,9 +1,9 @@
 //! A view: the store as it was at one moment, for any number of readers on any thread.
 //!
-//! It owns nothing but references: the shared key index (told apart by revision), the batches that redb did not hold yet, and one
-//! redb read transaction. Nothing written or compacted later changes what it answers; when compaction takes from the
-//! index what a view would need, the view says so ([`Error::Overtaken`], or [`Error::Compacted`] where the
-//! request named the revision) rather than answer wrong.
+//! It owns nothing but references: the shared key index (told apart by revision), the batches that redb did not hold
+//! yet, and one redb read transaction. Nothing written or compacted later changes what it answers; when compaction
+//! takes from the index what a view would need, the view says so ([`Error::Overtaken`], or [`Error::Compacted`] where
+//! the request named the revision) rather than answer wrong.
 
 use std::sync::Arc;
 
@@ -62,7 +62,8 @@ impl View {
         self.stamp.term
     }
 
-    /// What the live entries would fill in a freshly written file: entries, their keys, and a page's rounding. For quotas and `dbSize`.
+    /// What the live entries would fill in a freshly written file: entries, their keys, and a page's rounding. For
+    /// quotas and `dbSize`.
     pub fn size_bytes(&self) -> u64 {
         let live = self.stamp.live;
         const ENTRY: u64 = 8;
@@ -75,9 +76,9 @@ impl View {
         self.stamp.live.bytes
     }
 
-    /// At most `limit` rows from `from` on, in the order of their revisions, as far as this view sees. What a watch catches up with and
-    /// what a snapshot copies. Rows that a compaction is still removing may or may not be there; `Compacted`
-    /// when `from` is positive and lies below the compaction.
+    /// At most `limit` rows from `from` on, in the order of their revisions, as far as this view sees. What a watch
+    /// catches up with and what a snapshot copies. Rows that a compaction is still removing may or may not be there;
+    /// `Compacted` when `from` is positive and lies below the compaction.
     pub fn rows(&self, from: Revision, limit: usize) -> Result<Vec<Row>, Error> {
         if from.main > 0 && from.main < self.stamp.compact_rev {
             return Err(Error::Compacted);

@@ -4,10 +4,11 @@
 //! `tests/it/disk_contract.rs` runs against the real disk and the in-memory one:
 //!
 //! * A write is visible to every later read at once, and survives a crash only after [`DiskFile::sync_data`] on
-//!   that file returned `Ok`. Until then a crash may keep it, lose it, or keep any part of it, sector by sector, in any order.
+//!   that file returned `Ok`. Until then a crash may keep it, lose it, or keep any part of it, sector by sector, in any
+//!   order.
 //! * A created, renamed or removed name survives a crash only after [`Disk::sync_dir`] on its directory returned `Ok`.
-//! * After an `Err` from `sync_data` the file's unsynced bytes are unknown, now and for ever: a later `Ok` promises nothing about
-//!   them. Whoever sees that error stops using the file.
+//! * After an `Err` from `sync_data` the file's unsynced bytes are unknown, now and for ever: a later `Ok` promises
+//!   nothing about them. Whoever sees that error stops using the file.
 //! * A file grown by `set_len` or `allocate` reads as zeros where nothing was written.
 
 use std::fmt::Debug;

@@ -1,4 +1,5 @@
-//! What a member does by itself once it runs: makes itself known to the cluster, and as the leader decides the cluster version.
+//! What a member does by itself once it runs: makes itself known to the cluster, and as the leader decides the cluster
+//! version.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,10 +58,21 @@ pub async fn log_cluster_version(node: Arc<Node>) {
             let (cluster, local) = (format!("{:x}", node.cluster_id), format!("{:x}", node.member_id));
             match &known {
                 None => {
-                    info!("cluster-id" = %cluster, "local-member-id" = %local, "cluster-version" = %short, "set initial cluster version");
+                    info!(
+                        "cluster-id" = %cluster,
+                        "local-member-id" = %local,
+                        "cluster-version" = %short,
+                        "set initial cluster version"
+                    );
                 }
                 Some(old) => {
-                    info!("cluster-id" = %cluster, "local-member-id" = %local, from = %old, to = %version, "updated cluster version");
+                    info!(
+                        "cluster-id" = %cluster,
+                        "local-member-id" = %local,
+                        from = %old,
+                        to = %version,
+                        "updated cluster version"
+                    );
                 }
             }
             info!("cluster-version" = %short, "enabled capabilities for version");
@@ -104,11 +116,11 @@ async fn decide_once(node: &Node) {
     }
     let ver = format!("{}.{}.0", lowest.0, lowest.1);
     let (cluster, local) = (format!("{:x}", node.cluster_id), format!("{:x}", node.member_id));
-    if membership.version().is_none() {
-        info!("cluster-id" = %cluster, "local-member-id" = %local, "cluster-version" = %ver, "setting up initial cluster version using v3 API");
-    } else {
-        info!("cluster-id" = %cluster, "local-member-id" = %local, "cluster-version" = %ver, "updating cluster version using v3 API");
-    }
+    let doing = match membership.version() {
+        None => "setting up initial cluster version using v3 API",
+        Some(_) => "updating cluster version using v3 API",
+    };
+    info!("cluster-id" = %cluster, "local-member-id" = %local, "cluster-version" = %ver, "{doing}");
     let cluster_version_set = Some(pb::ClusterVersionSetRequest { ver });
     let request = InternalRaftRequest { cluster_version_set, ..Default::default() };
     if let Err(error) = node.propose(request).await {

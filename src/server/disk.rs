@@ -1,7 +1,7 @@
 //! The real disk: the `Disk` port on `std::fs`, and the lock that keeps a second process out of a data directory.
 //!
-//! Files are made with mode 0600 and folders with 0700; descriptors are closed on exec (std's default). It caches nothing, retries
-//! nothing, and never follows a path out of its root.
+//! Files are made with mode 0600 and folders with 0700; descriptors are closed on exec (std's default). It caches
+//! nothing, retries nothing, and never follows a path out of its root.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -119,8 +119,9 @@ impl DiskFile for RealFile {
         self.file.set_len(len)
     }
 
-    /// Reserves the blocks first, so that a full disk shows at once and the file lies in one piece, then writes the zeros: a block
-    /// that is only reserved costs a change of metadata when it is first written, inside somebody's fdatasync.
+    /// Reserves the blocks first, so that a full disk shows at once and the file lies in one piece, then writes the
+    /// zeros: a block that is only reserved costs a change of metadata when it is first written, inside somebody's
+    /// fdatasync.
     fn allocate(&self, len: u64) -> io::Result<()> {
         let old = self.len()?;
         if len <= old {
@@ -141,7 +142,8 @@ impl DiskFile for RealFile {
 
 /// Holds a data directory against other processes for as long as it lives.
 ///
-/// etcd locks `member/snap/db` and each WAL file; one file beside them, locked before anything is opened, does for both.
+/// etcd locks `member/snap/db` and each WAL file; one file beside them, locked before anything is opened, does for
+/// both.
 #[derive(Debug)]
 pub struct DirLock {
     _file: File,
@@ -159,7 +161,8 @@ impl DirLock {
             Err(TryLockError::WouldBlock) => {
                 let holder = fs::read_to_string(&path).unwrap_or_default();
                 let message = format!(
-                    "{} is in use by another process (pid {}); stop that one first, or give this one its own --data-dir",
+                    "{} is in use by another process (pid {}); stop that one first, or give this one its own \
+                     --data-dir",
                     dir.display(),
                     holder.trim()
                 );

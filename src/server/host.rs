@@ -7,9 +7,10 @@
 //!  services ◀──views, replies──────────────────────────┘  ◀──committed──────┘
 //! ```
 //!
-//! Each thread takes everything that waits for it at once, so batches grow by themselves when a step is slow, without caps.
-//! Channels are unbounded; what may pile up in them is bounded by the requests the services admit. A thread that meets an error
-//! it cannot answer ends the process through [`Fatal`]: going on would acknowledge what may not be there.
+//! Each thread takes everything that waits for it at once, so batches grow by themselves when a step is slow, without
+//! caps. Channels are unbounded; what may pile up in them is bounded by the requests the services admit. A thread that
+//! meets an error it cannot answer ends the process through [`Fatal`]: going on would acknowledge what may not be
+//! there.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

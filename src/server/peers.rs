@@ -1,4 +1,5 @@
-//! The member's side of the transport: what peers say goes into its mailbox, and who the peers are follows the membership.
+//! The member's side of the transport: what peers say goes into its mailbox, and who the peers are follows the
+//! membership.
 
 use std::sync::Arc;
 
@@ -8,10 +9,10 @@ use super::host::Mailbox;
 use super::log::FATAL;
 use super::node::Node;
 use super::peer;
+use crate::ETCD_VERSION;
 use crate::member::membership::Membership;
 use crate::member::raft::Input;
 use crate::ports::network::Network;
-use crate::ETCD_VERSION;
 
 /// Answers the transport. The node is known only after the transport exists, so it is filled in later.
 pub struct PeerHandler {
@@ -75,7 +76,9 @@ impl peer::Handler for PeerHandler {
 /// The body of `GET /version`, on the peer port and on the client port.
 pub fn version_json(cluster_version: Option<&str>) -> Vec<u8> {
     let cluster = cluster_version.unwrap_or("not_decided");
-    serde_json::json!({ "etcdserver": ETCD_VERSION, "etcdcluster": cluster, "storage": crate::CLUSTER_VERSION }).to_string().into()
+    serde_json::json!({ "etcdserver": ETCD_VERSION, "etcdcluster": cluster, "storage": crate::CLUSTER_VERSION })
+        .to_string()
+        .into()
 }
 
 impl Network for peer::Transport {
@@ -93,7 +96,9 @@ pub async fn follow_membership(node: Arc<Node>, transport: peer::Transport) {
         for member in now.members().filter(|m| m.id != node.member_id) {
             match known.member(member.id) {
                 None => transport.add_peer(member.id, member.peer_urls.clone()),
-                Some(old) if old.peer_urls != member.peer_urls => transport.update_peer(member.id, member.peer_urls.clone()),
+                Some(old) if old.peer_urls != member.peer_urls => {
+                    transport.update_peer(member.id, member.peer_urls.clone())
+                }
                 Some(_) => {}
             }
         }

@@ -105,7 +105,8 @@ async fn serve(
         None => {
             info!("ready to serve client requests");
             for listener in &client_listeners {
-                info!(address = %listener.address(), "serving client traffic insecurely; this is strongly discouraged!");
+                let address = listener.address();
+                info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
             }
             let (stop_clients, clients_stopping) = watch::channel(false);
             let app = api::router(node.clone(), config.max_txn_ops as usize)
@@ -211,8 +212,8 @@ async fn refuse_known_member(config: &boot::Config) -> Result<(), String> {
         let Ok(remote) = peer::get_cluster_from_peers(&member.peer_urls, PEER_LOOK_TIMEOUT).await else { continue };
         if remote.cluster_id != config.cluster_id {
             return Err(format!(
-                "the member at {} belongs to cluster {}, but --initial-cluster and --initial-cluster-token make cluster {}: check these \
-                 flags, or start from an empty data directory on every member",
+                "the member at {} belongs to cluster {}, but --initial-cluster and --initial-cluster-token make cluster {}: \
+                 check these flags, or start from an empty data directory on every member",
                 member.peer_urls.join(","),
                 hex(remote.cluster_id),
                 hex(config.cluster_id)
@@ -221,8 +222,8 @@ async fn refuse_known_member(config: &boot::Config) -> Result<(), String> {
         let known = remote.members.iter().find(|m| m.id == config.member_id);
         if known.is_some_and(|m| !m.client_urls.is_empty()) {
             return Err(format!(
-                "member {} has already been bootstrapped, but its data directory is empty: restore the directory, or remove the \
-                 member from the cluster and add it again",
+                "member {} has already been bootstrapped, but its data directory is empty: restore the directory, or \
+                 remove the member from the cluster and add it again",
                 hex(config.member_id)
             ));
         }
@@ -347,7 +348,8 @@ impl Signals {
     }
 }
 
-/// Whoever started this process learns from its status which signal ended it, as of an etcd. An init process just exits.
+/// Whoever started this process learns from its status which signal ended it, as of an etcd. An init process just
+/// exits.
 fn die_of(signal: i32) {
     if std::process::id() == 1 {
         return;

@@ -1,14 +1,14 @@
 //! What can go wrong with the log, and what the operator does next.
 //!
-//! Every message names the file or folder. Nothing here decides anything: which damage is repaired and which is refused is
-//! `recovery`'s business.
+//! Every message names the file or folder. Nothing here decides anything: which damage is repaired and which is refused
+//! is `recovery`'s business.
 
 use std::io;
 use std::path::Path;
 
 /// The one way out that works whatever broke: the other members still have the data.
-const REBUILD: &str = "do not edit or delete single files; in a cluster remove this member, empty its data directory and \
-    add it again; a single member is restored from a snapshot or from a backup of the directory";
+const REBUILD: &str = "do not edit or delete single files; in a cluster remove this member, empty its data \
+    directory and add it again; a single member is restored from a snapshot or from a backup of the directory";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -18,8 +18,8 @@ pub enum Error {
     Io { doing: &'static str, path: String, source: io::Error },
 
     #[error(
-        "wal: no space left on device for {dir} (to {doing} {path}); nothing more is acknowledged: free space on that disk or give the \
-         member a larger one, then start it again"
+        "wal: no space left on device for {dir} (to {doing} {path}); nothing more is acknowledged: free space on \
+         that disk or give the member a larger one, then start it again"
     )]
     Full { dir: String, doing: &'static str, path: String, source: io::Error },
 

@@ -1,11 +1,13 @@
-//! The bytes of a segment: its header, its records, and the check value that chains them. `docs/wal-format.md` draws them.
+//! The bytes of a segment: its header, its records, and the check value that chains them. `docs/wal-format.md` draws
+//! them.
 //!
 //! Pure functions over slices: no file is opened here. Whatever is decoded here came from outside and may be anything.
 //!
-//! **The chain.** A record ends with its check value, and the check value of a record starts from the one before it, which
-//! are the four bytes just in front of the record (a header ends the same way). It also covers the segment's sequence number and
-//! the record's offset, which are not stored. So a record verifies only where it was written, in the life of the file in which it was
-//! written, after the very records it was written after; and any record can be verified without reading the segment from its beginning.
+//! **The chain.** A record ends with its check value, and the check value of a record starts from the one before it,
+//! which are the four bytes just in front of the record (a header ends the same way). It also covers the segment's
+//! sequence number and the record's offset, which are not stored. So a record verifies only where it was written, in
+//! the life of the file in which it was written, after the very records it was written after; and any record can be
+//! verified without reading the segment from its beginning.
 
 use lockstep_proto::raftpb::HardState;
 
@@ -53,7 +55,8 @@ pub struct SnapshotMark {
     pub term: u64,
 }
 
-/// What is true at one place of the log besides its entries. Each segment's header repeats it, so that older ones can go.
+/// What is true at one place of the log besides its entries. Each segment's header repeats it, so that older ones can
+/// go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
     pub epoch: u64,

@@ -1,7 +1,7 @@
 //! Which entry lies where: a sparse index over the segments, and the reader that follows it.
 //!
-//! One run is kept for every 64 KiB of entries, so a log of a gigabyte costs some hundred KiB of memory. Entries themselves are never
-//! kept here: they are read from the files, and verified again on the way.
+//! One run is kept for every 64 KiB of entries, so a log of a gigabyte costs some hundred KiB of memory. Entries
+//! themselves are never kept here: they are read from the files, and verified again on the way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::ports::disk::DiskFile;
 
 const RUN_BYTES: u64 = 64 << 10;
 
-/// Entries `first..=last` in ascending order, the first at `offset`, all in one segment and with no dead ones among them.
+/// Entries `first..=last` in ascending order, the first at `offset`, all in one segment and with no dead ones among
+/// them.
 #[derive(Clone, Debug)]
 struct Run {
     first: u64,
@@ -48,7 +49,8 @@ impl Index {
         Index { first, last: first.saturating_sub(1), segments: BTreeMap::new(), runs: VecDeque::new() }
     }
 
-    /// Entry `index` now lies at `offset` of segment `sequence`; later ones are dead. The caller checked that there is no gap.
+    /// Entry `index` now lies at `offset` of segment `sequence`; later ones are dead. The caller checked that there is
+    /// no gap.
     pub fn push(&mut self, index: u64, sequence: u64, offset: u64) {
         assert!(index <= self.last + 1, "a log has no gaps");
         self.truncate_from(index);

@@ -44,15 +44,20 @@ pub struct Recovered {
 }
 
 impl Wal {
-    /// Opens the log in `dir`, checks every byte that counts, cuts off what a crash tore, and leaves everything it reports durable.
-    /// Entries below `keep_from` are checked but not kept in memory.
+    /// Opens the log in `dir`, checks every byte that counts, cuts off what a crash tore, and leaves everything it
+    /// reports durable. Entries below `keep_from` are checked but not kept in memory.
     pub fn open(disk: Arc<dyn Disk>, dir: &str, options: Options, keep_from: u64) -> Result<(Wal, Recovered), Error> {
         let listing = Listing::of(&*disk, dir)?;
         let segments = open_segments(&*disk, dir, &listing)?;
         let (_, oldest) = segments.first().expect("there is one");
         let metadata = Metadata { member_id: oldest.member_id, cluster_id: oldest.cluster_id };
-        let mut replay =
-            Replay { keep_from, state: oldest.state, index: Index::new(oldest.first_index), entries: Vec::new(), term_runs: Vec::new() };
+        let mut replay = Replay {
+            keep_from,
+            state: oldest.state,
+            index: Index::new(oldest.first_index),
+            entries: Vec::new(),
+            term_runs: Vec::new(),
+        };
 
         for (position, (segment, header)) in segments.iter().enumerate() {
             replay.index.segments.insert(header.sequence, segment.clone());
@@ -208,8 +213,8 @@ fn check_last(replay: &mut Replay, segment: &Segment, header: &Header, dir: &str
     Ok(Tail { end: at, len: cursor.len(), synced_to, leftovers })
 }
 
-/// Looks through everything behind the last valid record: for a mark, which proves that more was durable than verifies, and for
-/// what else an interrupted write may have left.
+/// Looks through everything behind the last valid record: for a mark, which proves that more was durable than verifies,
+/// and for what else an interrupted write may have left.
 fn scan_behind(cursor: &mut Cursor, path: &str, end: Position) -> Result<Leftovers, Error> {
     let mut leftovers = Leftovers::default();
     let mut offset = end.offset;
@@ -247,8 +252,8 @@ fn settle(builder: &Builder<'_>, segment: &Segment, tail: &Tail) -> Result<Optio
     if torn {
         fill(&*segment.file, &segment.path, end, leftovers.end, |_, _| Ok(()))?;
     }
-    // What no mark vouches for may be in the page cache only, and after an fsync error of a former process it may even count as clean
-    // there. Written again, it is dirty again.
+    // What no mark vouches for may be in the page cache only, and after an fsync error of a former process it may even
+    // count as clean there. Written again, it is dirty again.
     if builder.sync && (end > tail.synced_to || torn) {
         let file = &*segment.file;
         fill(file, &segment.path, tail.synced_to, end, |offset, out| {

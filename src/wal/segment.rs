@@ -1,7 +1,7 @@
 //! Segment files: their names, how one is built, recycled and prepared ahead of need.
 //!
-//! A segment gets its name only when its header is durable and the name itself is made durable before a record goes in. So
-//! a file called `<sequence>.seg` always has a whole header, and a file of any other name holds nothing that counts.
+//! A segment gets its name only when its header is durable and the name itself is made durable before a record goes in.
+//! So a file called `<sequence>.seg` always has a whole header, and a file of any other name holds nothing that counts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -135,8 +135,8 @@ impl Preparation {
     }
 }
 
-/// Work for another thread: writes the zeros of a segment ahead of need, which would hold up an append for a tenth of a second.
-/// Not doing it is always correct: the log then makes its segments itself.
+/// Work for another thread: writes the zeros of a segment ahead of need, which would hold up an append for a tenth of a
+/// second. Not doing it is always correct: the log then makes its segments itself.
 #[derive(Debug)]
 pub struct Spare {
     pub(super) disk: Arc<dyn Disk>,

@@ -142,8 +142,8 @@ impl Wal {
         self.index.read().last
     }
 
-    /// Appends in one write, in this order: the entries, the hard state. Entries follow each other without a gap; the first may be
-    /// one the log has already: it and all behind it are replaced. Durable only after [`Wal::sync`].
+    /// Appends in one write, in this order: the entries, the hard state. Entries follow each other without a gap; the
+    /// first may be one the log has already: it and all behind it are replaced. Durable only after [`Wal::sync`].
     pub fn append(&mut self, hard_state: Option<&HardState>, entries: &[Entry]) -> Result<(), Error> {
         self.check_usable()?;
         let need = self.check_entries(entries)?;
@@ -191,7 +191,8 @@ impl Wal {
         Ok(())
     }
 
-    /// Returns when everything appended so far is durable. After an error nothing is known about it, and the log takes nothing more.
+    /// Returns when everything appended so far is durable. After an error nothing is known about it, and the log takes
+    /// nothing more.
     pub fn sync(&mut self) -> Result<(), Error> {
         self.check_usable()?;
         if self.at.offset == self.clean || !self.options.sync {

@@ -1,7 +1,8 @@
 //! Consensus, apply and boot as text scripts: commands of the simulator's lab, and what follows from them.
 //!
-//! A script in `tests/it/core` is blocks of commands, `----`, and the recorded outcome, up to an empty line. Each is about one
-//! rule. Run with `RECORD=1` to record outcomes anew, then read the difference: a recorded outcome nobody read proves nothing.
+//! A script in `tests/it/core` is blocks of commands, `----`, and the recorded outcome, up to an empty line. Each is
+//! about one rule. Run with `RECORD=1` to record outcomes anew, then read the difference: a recorded outcome nobody
+//! read proves nothing.
 
 use std::fmt::Write;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! The same generated requests to two implementations must be answered alike: responses, revisions, codes, texts, hashes.
+//! The same generated requests to two implementations must be answered alike: responses, revisions, codes, texts,
+//! hashes.
 //!
 //! `LOCKSTEP_DIFF_SEQUENCES` (50) and `LOCKSTEP_DIFF_SEED` (1) say how many sequences of 200 requests, and which. One
 //! pair of targets serves all sequences; each begins with the deletion of everything. A mismatch is first repeated on a

@@ -1,5 +1,5 @@
-//! The `Disk` port's contract, clause by clause: what can be seen without a crash on the real disk and on the one in memory, and
-//! what a crash leaves on the one in memory.
+//! The `Disk` port's contract, clause by clause: what can be seen without a crash on the real disk and on the one in
+//! memory, and what a crash leaves on the one in memory.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;

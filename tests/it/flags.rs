@@ -1,4 +1,5 @@
-//! Flags, variables and URLs: the same words to `lockstepd` and to a real etcd 3.5.1 end in the same code and complaint.
+//! Flags, variables and URLs: the same words to `lockstepd` and to a real etcd 3.5.1 end in the same code and
+//! complaint.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;

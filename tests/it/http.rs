@@ -1,9 +1,9 @@
 //! Health, version and the client port itself: what a prober, a load balancer and a rude peer get.
 
-use std::os::unix::process::ExitStatusExt;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

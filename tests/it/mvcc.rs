@@ -1,4 +1,5 @@
-//! The store against a reference that remembers everything: ranges at every revision, compaction, crashes, views that must not change.
+//! The store against a reference that remembers everything: ranges at every revision, compaction, crashes, views that
+//! must not change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -327,7 +328,8 @@ proptest! {
     }
 }
 
-/// Enough keys for many blocks of the index and many holds of its lock: counts stay exact while keys come, go and are compacted.
+/// Enough keys for many blocks of the index and many holds of its lock: counts stay exact while keys come, go and are
+/// compacted.
 #[test]
 fn counts_are_exact_over_many_keys() {
     let (mut store, _backend) = open(&Arc::default());
@@ -396,7 +398,8 @@ fn counts_are_exact_over_many_keys() {
     assert_eq!(store.keys(), 1);
 }
 
-/// A view that a compaction overtook says so, and the helper finds a fresh one; before the next view is published nothing is taken.
+/// A view that a compaction overtook says so, and the helper finds a fresh one; before the next view is published
+/// nothing is taken.
 #[test]
 fn an_overtaken_reader_takes_a_fresh_view() {
     let (mut store, _backend) = open(&Arc::default());
@@ -547,7 +550,8 @@ fn a_foreign_file_is_refused_by_name() {
     }
 }
 
-/// Whatever a bit flip does, opening and reading it all never panics: it is refused, or what is read is of the right shape.
+/// Whatever a bit flip does, opening and reading it all never panics: it is refused, or what is read is of the right
+/// shape.
 #[test]
 fn a_rotten_file_never_panics() {
     let sound = sound_file();

@@ -373,7 +373,8 @@ pub async fn raw(address: &str, request: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// A request with the headers of a member of the cluster, less those that `but` replaces or (with an empty value) leaves out.
+/// A request with the headers of a member of the cluster, less those that `but` replaces or (with an empty value)
+/// leaves out.
 pub fn request(line: &str, cluster: &str, to: &str, but: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let headers = [
         ("Host", "member"),
@@ -595,8 +596,8 @@ async fn a_peer_that_does_not_read_is_reported() {
     assert!(node.transport.stats(2).is_some_and(|stats| stats.sent_failures > 0));
 }
 
-/// A peer that dials again before we have seen its first stream break: the newest stream is the one that counts, and a quiet one
-/// carries heartbeats.
+/// A peer that dials again before we have seen its first stream break: the newest stream is the one that counts, and a
+/// quiet one carries heartbeats.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_stream_replaces_the_first() {
     let node = Node::start(1).await;

@@ -1,4 +1,5 @@
-//! The two stream framings: what is written is read back however the bytes are cut, and nonsense is an error, not a crash.
+//! The two stream framings: what is written is read back however the bytes are cut, and nonsense is an error, not a
+//! crash.
 
 use bytes::{Bytes, BytesMut};
 use lockstep::proto::raftpb::{Entry, Message, MessageType, Snapshot, SnapshotMetadata};

@@ -1,5 +1,6 @@
-//! A real etcd (3.5.1, and 3.4.23) as the peer: our transport poses as the second of two members, answers its votes and appends by hand, and
-//! then takes over the leadership and writes into its log. What etcd accepts from us is etcd's protocol.
+//! A real etcd (3.5.1, and 3.4.23) as the peer: our transport poses as the second of two members, answers its votes and
+//! appends by hand, and then takes over the leadership and writes into its log. What etcd accepts from us is etcd's
+//! protocol.
 
 use std::io::Read;
 use std::path::Path;

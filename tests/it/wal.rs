@@ -1,4 +1,5 @@
-//! The write-ahead log through its public surface, on the disk in memory: what was synced is never lost silently, whatever happens.
+//! The write-ahead log through its public surface, on the disk in memory: what was synced is never lost silently,
+//! whatever happens.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -400,8 +401,8 @@ fn a_lost_unsynced_tail_is_reported_and_a_clean_end_is_not() {
     assert_eq!(open(&torn).unwrap().1.repaired, None, "once");
 }
 
-/// The story: a tail A B is torn, A is lost and B kept. The member starts, is sent the very same A again and appends it; if B
-/// were still behind it, the next start would find entries the member never took in this life.
+/// The story: a tail A B is torn, A is lost and B kept. The member starts, is sent the very same A again and appends
+/// it; if B were still behind it, the next start would find entries the member never took in this life.
 #[test]
 fn what_was_cut_never_comes_back() {
     let (a, b) = (entry(2, 1, 900), entry(3, 1, 900));

@@ -184,7 +184,8 @@ impl Applier {
                     && self.change_membership(|m, store| m.apply_conf_change(store, &change), step)
                 {
                     let conf_state = self.membership.conf_state();
-                    let json = serde_json::json!({ "voters": conf_state.voters, "learners": conf_state.learners, "auto_leave": false });
+                    let (voters, learners) = (&conf_state.voters, &conf_state.learners);
+                    let json = serde_json::json!({ "voters": voters, "learners": learners, "auto_leave": false });
                     self.store.bucket_put(Bucket::Meta, CONF_STATE_KEY, json.to_string().as_bytes());
                     step.conf_changes.push(Effect::ConfChange(change));
                 }
@@ -217,10 +218,22 @@ impl Applier {
             }
         } else if let Some(set) = &request.cluster_member_attr_set {
             let attributes = set.member_attributes.clone().unwrap_or_default();
-            self.change_membership(|m, store| { m.set_attributes(store, set.member_id, &attributes); true }, step);
+            self.change_membership(
+                |m, store| {
+                    m.set_attributes(store, set.member_id, &attributes);
+                    true
+                },
+                step,
+            );
             Ok(Response::Empty)
         } else if let Some(set) = &request.cluster_version_set {
-            self.change_membership(|m, store| { m.set_version(store, &set.ver); true }, step);
+            self.change_membership(
+                |m, store| {
+                    m.set_version(store, &set.ver);
+                    true
+                },
+                step,
+            );
             Ok(Response::Empty)
         } else {
             Err(kv::KvError::Refused(EtcdError::NotCapable))
@@ -255,11 +268,7 @@ impl Applier {
         Some(Ok(response))
     }
 
-    fn change_membership(
-        &mut self,
-        change: impl FnOnce(&mut Membership, &mut Store) -> bool,
-        step: &mut Step,
-    ) -> bool {
+    fn change_membership(&mut self, change: impl FnOnce(&mut Membership, &mut Store) -> bool, step: &mut Step) -> bool {
         let changed = change(Arc::make_mut(&mut self.membership), &mut self.store);
         if changed {
             step.after.push(Effect::Membership(self.membership.clone()));

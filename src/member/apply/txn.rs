@@ -156,7 +156,8 @@ fn matches(c: &Compare, target: Option<CompareTarget>, kv: &KeyValue) -> bool {
 struct Check<'a, R: ?Sized> {
     reader: &'a R,
     lease_exists: &'a dyn Fn(i64) -> bool,
-    /// What the operations before the one that is looked at will have deleted. Nothing comes back: a txn puts a key once.
+    /// What the operations before the one that is looked at will have deleted. Nothing comes back: a txn puts a key
+    /// once.
     deleted: Intervals,
 }
 

@@ -1,7 +1,7 @@
 //! Who belongs to the cluster, as every member's store records it.
 //!
-//! Keys and JSON are etcd's: the bucket `members` maps a hex id to a member, `members_removed` remembers those that left, and
-//! `cluster` holds the cluster version. Changes come only from applied entries.
+//! Keys and JSON are etcd's: the bucket `members` maps a hex id to a member, `members_removed` remembers those that
+//! left, and `cluster` holds the cluster version. Changes come only from applied entries.
 
 pub mod ids;
 

@@ -1,9 +1,10 @@
 //! The consensus machine: raft-rs driven by inputs, answering with effects.
 //!
-//! The order of promises is the heart of it. An effect that needs durable state (a vote, an acknowledgement of entries, a new
-//! leader's first message) is held until the [`Persist`] it rests on came back as [`Input::Persisted`]; a leader's appends leave
-//! while its own write is still under way (thesis 10.2.1). Persists are numbered, done in order, and there may be many
-//! in flight. `RawNode::advance` and `advance_append` are never called: they would mark all of those persisted.
+//! The order of promises is the heart of it. An effect that needs durable state (a vote, an acknowledgement of entries,
+//! a new leader's first message) is held until the [`Persist`] it rests on came back as [`Input::Persisted`]; a
+//! leader's appends leave while its own write is still under way (thesis 10.2.1). Persists are numbered, done in order,
+//! and there may be many in flight. `RawNode::advance` and `advance_append` are never called: they would mark all of
+//! those persisted.
 
 use std::collections::VecDeque;
 
@@ -183,8 +184,8 @@ impl Consensus {
         hard_state.commit = hard_state.commit.max(recovered.applied).max(recovered.truncated.0);
         if hard_state.commit > recovered.last_index {
             return Err(format!(
-                "the write-ahead log ends at entry {}, but entries up to {} were committed: the log was truncated or is another \
-                 member's; restore the member from a backup, or remove it from the cluster and add it again",
+                "the write-ahead log ends at entry {}, but entries up to {} were committed: the log was truncated or is \
+                 another member's; restore the member from a backup, or remove it from the cluster and add it again",
                 recovered.last_index, hard_state.commit
             ));
         }
@@ -355,9 +356,9 @@ impl Consensus {
             {
                 self.stop(
                     format!(
-                        "leader {:x} says that this member has acknowledged entry {}, but its log ends at {}: was the data \
-                         directory truncated, lost or restored from an old copy? remove the member from the cluster and add \
-                         it again",
+                        "leader {:x} says that this member has acknowledged entry {}, but its log ends at {}: was \
+                         the data directory truncated, lost or restored from an old copy? remove the member from the \
+                         cluster and add it again",
                         inbound.from,
                         inbound.commit,
                         self.node.raft.raft_log.last_index()
@@ -387,7 +388,8 @@ impl Consensus {
         Stamp { member: self.config.id, epoch: self.config.epoch, sequence: self.sequence }
     }
 
-    /// Puts all waiting proposals into the log, or forwards them, in as few messages as can be. Without a leader they wait.
+    /// Puts all waiting proposals into the log, or forwards them, in as few messages as can be. Without a leader they
+    /// wait.
     fn propose(&mut self, now: Instant) {
         while !self.proposals.is_empty() && self.node.raft.leader_id != 0 && !self.stopped {
             let mut bytes = 0;
@@ -429,8 +431,8 @@ impl Consensus {
         }
     }
 
-    /// What must follow every call into raft: it may have reset its election timer from a generator that is not ours, and
-    /// the leader may have changed.
+    /// What must follow every call into raft: it may have reset its election timer from a generator that is not ours,
+    /// and the leader may have changed.
     fn after_raft(&mut self) {
         if self.node.raft.election_elapsed == 0 {
             self.draw_election_timeout();
@@ -549,7 +551,8 @@ impl Consensus {
             self.replicated_everywhere = self.replicated_everywhere.max(index);
         }
         let needed = self.replicated_everywhere.min(self.store_durable).min(self.applied);
-        // The last entry that the store holds stays, whatever the slack: a restart needs its term, and goes on behind it.
+        // The last entry that the store holds stays, whatever the slack: a restart needs its term, and goes on behind
+        // it.
         let index = needed.saturating_sub(self.config.log_slack_entries.max(1));
         let log = self.node.mut_store();
         // In steps, so that it costs nothing a message.

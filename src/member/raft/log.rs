@@ -1,8 +1,8 @@
 //! The log as raft sees it: terms of all entries, and the newest entries themselves in bounded memory.
 //!
-//! Everything lies in the write-ahead log; this keeps what raft may ask for without waiting. Entries that are not yet applied
-//! are always here. Older ones may have been evicted: when a lagging follower needs them, [`Log`] answers "temporarily
-//! unavailable", records a [`Fetch`], and the host brings them from the write-ahead log.
+//! Everything lies in the write-ahead log; this keeps what raft may ask for without waiting. Entries that are not yet
+//! applied are always here. Older ones may have been evicted: when a lagging follower needs them, [`Log`] answers
+//! "temporarily unavailable", records a [`Fetch`], and the host brings them from the write-ahead log.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -1,8 +1,8 @@
 //! Consensus: the only room that names the raft crate.
 //!
 //! [`Consensus`] wraps raft-rs 0.7 as a state machine that never waits. Everything that crosses its edge is our own
-//! `raftpb` ([`translate`]), so the crate's protobuf types never parse outside bytes. What raft-rs leaves to its user, or gets
-//! wrong, is mended here and nowhere else:
+//! `raftpb` ([`translate`]), so the crate's protobuf types never parse outside bytes. What raft-rs leaves to its user,
+//! or gets wrong, is mended here and nowhere else:
 //!
 //! * its election time-outs come from a thread-local generator: ours are drawn from a seeded stream ([`consensus`]);
 //! * it serves a stale read index when a `MsgReadIndex` arrives twice: each one is stamped, and a stamp is taken once

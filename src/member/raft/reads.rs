@@ -1,8 +1,8 @@
 //! Linearizable reads: which of them wait for which round of read index.
 //!
 //! A read joins only a round issued **after** it arrived: an older round's index may miss a write that was acknowledged
-//! in between. Raft drops a round in silence when it has no leader, or a leader that has not yet committed in its term; so
-//! a round that takes too long is issued again, with a new stamp, and its old stamp is forgotten.
+//! in between. Raft drops a round in silence when it has no leader, or a leader that has not yet committed in its term;
+//! so a round that takes too long is issued again, with a new stamp, and its old stamp is forgotten.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,9 @@
 //! A stamp makes a forwarded request recognisable, so that the leader takes it once.
 //!
 //! Raft's own messages may arrive twice without harm; a forwarded `MsgProp` would be appended twice, and a
-//! `MsgReadIndex` that arrives twice makes raft-rs 0.7 serve a stale read (the shape of etcd #20418): the second copy re-opens a round
-//! that late acknowledgements of the first then complete. Senders stamp with (member, boot epoch, sequence); the epoch is
-//! durable before the first message, so a stamp is never used again, not even after a crash.
+//! `MsgReadIndex` that arrives twice makes raft-rs 0.7 serve a stale read (the shape of etcd #20418): the second copy
+//! re-opens a round that late acknowledgements of the first then complete. Senders stamp with (member, boot epoch,
+//! sequence); the epoch is durable before the first message, so a stamp is never used again, not even after a crash.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +38,8 @@ impl Stamp {
     }
 }
 
-/// How far back a late stamp is still told from a repeated one. Older than that counts as repeated: its sender times out and
-/// asks again, which is safe.
+/// How far back a late stamp is still told from a repeated one. Older than that counts as repeated: its sender times
+/// out and asks again, which is safe.
 const WINDOW: u64 = 4096;
 
 /// The stamps taken so far, in constant memory a member.

@@ -1,7 +1,7 @@
 //! Between our `raftpb` (etcd's numbers, prost) and the raft crate's own protobuf types.
 //!
-//! The two differ where it hurts: the crate's `ConfChangeType` has no `UpdateNode` and numbers `AddLearnerNode` 2 where etcd has
-//! 3. Fields that only the crate knows (priority, request_snapshot, commit_term) are never used, so they do not travel.
+//! The two differ where it hurts: the crate's `ConfChangeType` has no `UpdateNode` and numbers `AddLearnerNode` 2,
+//! etcd's is 3. Fields that only the crate knows (priority, request_snapshot, commit_term) are never used, so they do not travel.
 
 use lockstep_proto::raftpb;
 use raft::eraftpb;

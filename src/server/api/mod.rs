@@ -1,5 +1,5 @@
-//! etcd's gRPC services, one file each. A service checks a request, asks the [`Node`], and fills the header; it decides nothing
-//! else.
+//! etcd's gRPC services, one file each. A service checks a request, asks the [`Node`], and fills the header; it decides
+//! nothing else.
 
 mod cluster;
 mod kv;

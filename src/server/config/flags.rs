@@ -1,4 +1,5 @@
-//! The command line and the environment, read by Go's and etcd's rules: `-name x`, `--name=x`, `--flag`, `--flag=false`.
+//! The command line and the environment, read by Go's and etcd's rules: `-name x`, `--name=x`, `--flag`,
+//! `--flag=false`.
 //!
 //! This file knows how flags are written, not what they do: that is the table in `defs.rs` and the checks in
 //! `validate.rs`. It prints nothing and ends nothing; whoever calls it does.

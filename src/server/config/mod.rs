@@ -1,7 +1,9 @@
-//! What a start asks for: flags and `ETCD_*` variables in, a checked [`Config`] out, in etcd's words where it is refused.
+//! What a start asks for: flags and `ETCD_*` variables in, a checked [`Config`] out, in etcd's words where it is
+//! refused.
 //!
-//! Reading is separate from doing: nothing here opens a socket, makes a folder or prints. The two looks at the world are
-//! the host's own address (for `0.0.0.0` with default advertised URLs) and, in [`Config::bootstrap`], name resolution.
+//! Reading is separate from doing: nothing here opens a socket, makes a folder or prints. The two looks at the world
+//! are the host's own address (for `0.0.0.0` with default advertised URLs) and, in [`Config::bootstrap`], name
+//! resolution.
 
 pub mod cluster;
 pub mod defs;

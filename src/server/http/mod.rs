@@ -1,7 +1,7 @@
 //! The HTTP faces of the client port that are not gRPC: health and version, as etcd 3.7 answers them.
 //!
-//! The member is seen through the [`Health`] trait only. The router of [`router`] sets no fallback, so that it merges with
-//! tonic's; [`fallback`] is the one for the merged router.
+//! The member is seen through the [`Health`] trait only. The router of [`router`] sets no fallback, so that it merges
+//! with tonic's; [`fallback`] is the one for the merged router.
 
 mod health;
 mod version;

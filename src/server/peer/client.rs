@@ -1,6 +1,8 @@
-//! What a member asks of another: one connection, one request at a time, every step with a time-out and every answer with a limit.
+//! What a member asks of another: one connection, one request at a time, every step with a time-out and every answer
+//! with a limit.
 //!
-//! The public part is what bootstrap and the cluster-version monitor ask, outside of raft: who the members are, which versions they run.
+//! The public part is what bootstrap and the cluster-version monitor ask, outside of raft: who the members are, which
+//! versions they run.
 
 use std::future::Future;
 use std::io;

@@ -1,7 +1,8 @@
 //! The two framings of a stream between members, as pure functions over buffers: bytes in, messages out, and back.
 //!
-//! `message` carries any raft message: a big-endian `u64` length, then the message. `msgappv2` carries a leader's appends and
-//! leaves out what the follower can work out by itself, the term and index that follow from the append before:
+//! `message` carries any raft message: a big-endian `u64` length, then the message. `msgappv2` carries a leader's
+//! appends and leaves out what the follower can work out by itself, the term and index that follow from the append
+//! before:
 //!
 //! ```text
 //! heartbeat    00
@@ -9,8 +10,8 @@
 //! MsgApp       02 | length u64 | Message                                        sets term and index
 //! ```
 //!
-//! All integers are big-endian. Nothing here may do input or output, and nothing may allocate by a length it was merely told:
-//! a decoder holds at most `limit` bytes of one message, and memory grows only with the bytes that have arrived.
+//! All integers are big-endian. Nothing here may do input or output, and nothing may allocate by a length it was merely
+//! told: a decoder holds at most `limit` bytes of one message, and memory grows only with the bytes that have arrived.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use lockstep_proto::raftpb::{Entry, Message, MessageType};

@@ -1,7 +1,7 @@
 //! Where a peer's connection comes from: an address, a listener, and the two places where TLS will come in.
 //!
-//! Nothing else under `peer/` may open a socket. [`connect`] and [`Listener::accept`] hand out a [`Conn`]; whoever holds one can not
-//! tell TCP from a unix socket, and will not be able to tell plain from TLS.
+//! Nothing else under `peer/` may open a socket. [`connect`] and [`Listener::accept`] hand out a [`Conn`]; whoever
+//! holds one can not tell TCP from a unix socket, and will not be able to tell plain from TLS.
 
 use std::fmt;
 use std::future::Future;

@@ -1,7 +1,7 @@
 //! What a peer may ask of us over HTTP/1.1, and how we say no: paths, methods, status codes and bodies are etcd's.
 //!
-//! A request is untrusted until its headers and its message were checked. Refusals close the connection; a peer that is slow to
-//! send its headers or its body is cut off, and nobody else notices.
+//! A request is untrusted until its headers and its message were checked. Refusals close the connection; a peer that is
+//! slow to send its headers or its body is cut off, and nobody else notices.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -92,10 +92,11 @@ async fn serve_connection(shared: Arc<Shared>, conn: Conn, remote: String) {
         .serve_connection(TokioIo::new(conn), service)
         .await;
     if let Err(error) = served {
-        // A peer that went away, or kept an idle connection for too long, is no news; what came from nobody's client is.
+        // A peer that went away, or kept an idle connection for too long, is no news; nobody's client is.
         let error_text = client::chain(&error);
         if error.is_parse() || (error.is_timeout() && !served_before.load(Ordering::Relaxed)) {
-            warn!("local-member-id" = %shared.identity.member(), "remote-addr" = %remote, error = %error_text, "rejected connection");
+            let local = shared.identity.member();
+            warn!("local-member-id" = %local, "remote-addr" = %remote, error = %error_text, "rejected connection");
         } else {
             debug!("remote-addr" = %remote, error = %error_text, "peer connection closed");
         }

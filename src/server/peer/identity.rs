@@ -36,7 +36,8 @@ pub(super) enum Incompatible {
 }
 
 impl Identity {
-    /// Versions are our own, so one that is no version is a mistake in the program: it is taken for 0.0 and says so to peers.
+    /// Versions are our own, so one that is no version is a mistake in the program: it is taken for 0.0 and says so to
+    /// peers.
     pub fn new(config: &Config) -> Identity {
         let value = |text: &str| HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("0.0.0"));
         Identity {
@@ -72,7 +73,8 @@ impl Identity {
         headers
     }
 
-    /// etcd's rule: the peer is no older than the oldest we talk to, nor we than the oldest it talks to, and it is of our cluster.
+    /// etcd's rule: the peer is no older than the oldest we talk to, nor we than the oldest it talks to, and it is of
+    /// our cluster.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Incompatible> {
         let version = |name| major_minor(text(headers, name).unwrap_or(VERSION_UNSAID));
         match (version(&X_SERVER_VERSION), version(&X_MIN_CLUSTER_VERSION)) {

@@ -1,8 +1,9 @@
 //! etcd's rafthttp: how members reach each other over the network.
 //!
-//! Every member dials two long-lived streams from each of its peers and answers the two that each peer dials; the member that
-//! **answers** a stream writes into it. Appends go down `msgapp`, the rest down `message`, and while no stream is attached a
-//! message is POSTed (the pipeline). The wire is etcd 3.5's, byte for byte: headers, framings, status codes, bodies.
+//! Every member dials two long-lived streams from each of its peers and answers the two that each peer dials; the
+//! member that **answers** a stream writes into it. Appends go down `msgapp`, the rest down `message`, and while no
+//! stream is attached a message is POSTed (the pipeline). The wire is etcd 3.5's, byte for byte: headers, framings,
+//! status codes, bodies.
 //!
 //! ```text
 //! codec        the two framings, pure functions            conn      sockets, and the seam for TLS
@@ -12,9 +13,9 @@
 //! identity     headers, versions, cluster id               status    active or not, and since when
 //! ```
 //!
-//! What this may not do: wait in [`Transport::send`], keep a message for later (what can not be sent now is dropped, and raft
-//! sends it again), or trust a peer: a message reaches the [`Handler`] only after its size, its addressee, its sender and the shape of
-//! its entries were checked.
+//! What this may not do: wait in [`Transport::send`], keep a message for later (what can not be sent now is dropped,
+//! and raft sends it again), or trust a peer: a message reaches the [`Handler`] only after its size, its addressee, its
+//! sender and the shape of its entries were checked.
 
 pub mod client;
 pub mod codec;
@@ -73,8 +74,8 @@ pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 /// What the transport tells the member. Called from tokio's workers, and [`Handler::unreachable`] also from within
 /// [`Transport::send`]: must not block, and must not take a lock that is held while sending.
 pub trait Handler: Send + Sync + 'static {
-    /// One message from a peer: addressed to us, from a member of our cluster, its entries in order, never a `MsgSnap` or a
-    /// message that only a member's own clock may send.
+    /// One message from a peer: addressed to us, from a member of our cluster, its entries in order, never a `MsgSnap`
+    /// or a message that only a member's own clock may send.
     fn message(&self, message: Message);
     /// All messages that arrived together; one hand-over is cheaper than many.
     fn messages(&self, messages: Vec<Message>) {
@@ -98,7 +99,8 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// The member's link to its peers. Clones share it; when the last one goes, or on [`Transport::stop`], every connection closes.
+/// The member's link to its peers. Clones share it; when the last one goes, or on [`Transport::stop`], every connection
+/// closes.
 #[derive(Clone)]
 pub struct Transport {
     shared: Arc<Shared>,
@@ -139,14 +141,14 @@ impl Transport {
         Transport { _stop: Arc::new(StopOnDrop(shared.clone())), shared }
     }
 
-    /// Starts talking to a member. URLs that cannot be used are logged and left out; a peer left without any is still heard.
-    /// A peer that is already there keeps its connections and gets the new URLs.
+    /// Starts talking to a member. URLs that cannot be used are logged and left out; a peer left without any is still
+    /// heard. A peer that is already there keeps its connections and gets the new URLs.
     pub fn add_peer(&self, id: u64, urls: Vec<String>) {
         self.shared.add(id, urls, true);
     }
 
-    /// Makes a member of the cluster known that is no peer yet: its messages are taken and answered by POST, no stream is dialled. A
-    /// member that joins knows its peers only in this way until it has applied their membership.
+    /// Makes a member of the cluster known that is no peer yet: its messages are taken and answered by POST, no stream
+    /// is dialled. A member that joins knows its peers only in this way until it has applied their membership.
     pub fn add_remote(&self, id: u64, urls: Vec<String>) {
         self.shared.add(id, urls, false);
     }
@@ -174,8 +176,8 @@ impl Transport {
         }
     }
 
-    /// Queues the messages and returns. A message to a peer whose queue is full is dropped and reported as unreachable; one to nobody,
-    /// or to a member that is not known, is dropped.
+    /// Queues the messages and returns. A message to a peer whose queue is full is dropped and reported as unreachable;
+    /// one to nobody, or to a member that is not known, is dropped.
     pub fn send(&self, messages: Vec<Message>) {
         if self.shared.paused.load(Ordering::Relaxed) {
             return;
@@ -275,7 +277,8 @@ impl Shared {
 
     fn stop(&self) {
         let mut peers = self.peers.write();
-        // Peers first: their connections then end because we say so, and are not logged as lost. No peer comes after the flag.
+        // Peers first: their connections then end because we say so, and are not logged as lost. No peer comes after
+        // the flag.
         peers.values().for_each(|peer| peer.stop());
         peers.clear();
         self.stopped.send_replace(true);
@@ -291,7 +294,8 @@ impl Shared {
         if message.to() != self.identity.member_id {
             return Err(Refusal::NotForUs);
         }
-        // A transfer of leadership is forwarded in the name of the member that shall lead, which may be the leader itself.
+        // A transfer of leadership is forwarded in the name of the member that shall lead, which may be the leader
+        // itself.
         let from = message.from();
         let ourselves = from == self.identity.member_id && message.r#type() == MsgTransferLeader;
         if self.handler.is_removed(from) {
@@ -329,7 +333,8 @@ enum Refusal {
     Entries,
 }
 
-/// An append's entries follow its index one by one, in terms that never fall: a log relies on that and stops where it is not so.
+/// An append's entries follow its index one by one, in terms that never fall: a log relies on that and stops where it
+/// is not so.
 fn check_entries(message: &Message) -> Result<(), Refusal> {
     let (mut index, mut term) = (message.index(), message.log_term());
     for entry in &message.entries {

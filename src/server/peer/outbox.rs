@@ -1,8 +1,10 @@
-//! The way out through a stream: a bounded queue, and the response body that drains it into the connection a peer dialled.
+//! The way out through a stream: a bounded queue, and the response body that drains it into the connection a peer
+//! dialled.
 //!
-//! The body takes all that is queued at once and encodes it into one buffer, so that a burst of messages is one write. There is no
-//! task in between: hyper polls the body, and the body is woken by the sender. A queue belongs to one connection: when that is lost
-//! or replaced, what it still held is dropped, never carried over to the peer's next incarnation.
+//! The body takes all that is queued at once and encodes it into one buffer, so that a burst of messages is one write.
+//! There is no task in between: hyper polls the body, and the body is woken by the sender. A queue belongs to one
+//! connection: when that is lost or replaced, what it still held is dropped, never carried over to the peer's next
+//! incarnation.
 
 use std::collections::VecDeque;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! The pipeline: raft messages by POST while no stream is attached. Four connections a peer, so that one large message does not
-//! hold up the rest. Nothing is ever sent twice: what failed is reported, and raft sends anew.
+//! The pipeline: raft messages by POST while no stream is attached. Four connections a peer, so that one large message
+//! does not hold up the rest. Nothing is ever sent twice: what failed is reported, and raft sends anew.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

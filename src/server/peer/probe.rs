@@ -1,4 +1,5 @@
-//! Probing: every four seconds a small GET, to learn the round trip and how far the peer's clock is off. Only logs and measures.
+//! Probing: every four seconds a small GET, to learn the round trip and how far the peer's clock is off. Only logs and
+//! measures.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

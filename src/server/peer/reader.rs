@@ -1,7 +1,7 @@
 //! The streams we dial: keeps one GET open to the peer, decodes what it writes, hands it to the member.
 //!
-//! A stream that breaks, falls silent or sends what it should not is closed with a line in the log and dialled anew, ten times a
-//! second at most. Nothing a peer sends can do more than that to us.
+//! A stream that breaks, falls silent or sends what it should not is closed with a line in the log and dialled anew,
+//! ten times a second at most. Nothing a peer sends can do more than that to us.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

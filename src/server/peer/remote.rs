@@ -129,7 +129,8 @@ impl Remote {
         self.urls.set(usable);
     }
 
-    /// Queues a message where etcd would: appends on their stream, the rest on the other, and all by POST while there is none.
+    /// Queues a message where etcd would: appends on their stream, the rest on the other, and all by POST while there
+    /// is none.
     pub fn push(&self, mut message: Message) -> Sent {
         let kind = message.r#type();
         let streams: &[&Outbox] = match kind {

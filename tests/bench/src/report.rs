@@ -124,8 +124,8 @@ fn verdict(out: &mut String, plan: &Plan, results: &Results) {
     let reached = ratios.iter().filter(|(ratio, _)| *ratio >= 1.0).count();
     let _ = writeln!(
         out,
-        "Puts and linearizable reads at 100 clients and more: {reached} of {} cells at least {}'s; the least is {least:.2} \
-         ({}, {} clients, members {}, fsync +{} ms).",
+        "Puts and linearizable reads at 100 clients and more: {reached} of {} cells at least {}'s; the least is \
+         {least:.2} ({}, {} clients, members {}, fsync +{} ms).",
         ratios.len(),
         plan.sides[0].name,
         cell.op.name(),

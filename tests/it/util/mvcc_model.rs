@@ -1,4 +1,5 @@
-//! The naive store: every row for ever, every answer worked out from all of them. Slow, obvious, and the judge of the real one.
+//! The naive store: every row for ever, every answer worked out from all of them. Slow, obvious, and the judge of the
+//! real one.
 
 use std::collections::BTreeMap;
 
@@ -108,7 +109,8 @@ impl Model {
         for (revision, kv) in self.rows.iter().filter(|(r, _)| r.main <= self.compact_rev) {
             newest.insert(&kv.key, *revision);
         }
-        // Of what the compaction passes, the newest of a key stays: if it is a tombstone, then only right at the compaction.
+        // Of what the compaction passes, the newest of a key stays: if it is a tombstone, then only right at the
+        // compaction.
         let keeps = |revision: &Revision, kv: &KeyValue| {
             let stays = newest.get(&kv.key) == Some(revision) && (kv.version > 0 || revision.main == self.compact_rev);
             revision.main > self.compact_rev || stays

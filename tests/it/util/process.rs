@@ -1,8 +1,8 @@
 //! Real server processes for tests: clusters of etcd or `lockstepd` on free ports, in a folder that goes with them.
 //!
-//! `Cluster::start(kind, n)` returns when every member is healthy; dropping it kills what still runs. Ports are reserved
-//! with locked files outside the range the kernel hands out, so tests, and test runs, that share a machine do not
-//! clash, and a member gets its own ports back when it is restarted.
+//! `Cluster::start(kind, n)` returns when every member is healthy; dropping it kills what still runs. Ports are
+//! reserved with locked files outside the range the kernel hands out, so tests, and test runs, that share a machine do
+//! not clash, and a member gets its own ports back when it is restarted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};

@@ -1,4 +1,5 @@
-//! A disk in memory for tests of one file format at a time: it forgets what was not synced, and can fail after so many writes.
+//! A disk in memory for tests of one file format at a time: it forgets what was not synced, and can fail after so many
+//! writes.
 //!
 //! It follows the contract of `lockstep::ports::disk`: a crash keeps any sectors of unsynced writes, and no
 //! name that was not synced with its directory. Not the simulator's disk: no time, no bit rot, no accounting.
@@ -45,7 +46,8 @@ struct SmallFile {
 }
 
 impl SmallDisk {
-    /// The disk as a new process finds it after this one died: of what was not synced, `keep` says which sectors made it.
+    /// The disk as a new process finds it after this one died: of what was not synced, `keep` says which sectors made
+    /// it.
     pub fn crash(&self, mut keep: impl FnMut() -> bool) -> SmallDisk {
         let state = self.state.lock().unwrap();
         let files = state.files.iter().map(|f| f.crash(&mut keep)).collect();
