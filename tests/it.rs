@@ -35,6 +35,9 @@ mod processes;
 mod durability;
 
 #[cfg(feature = "server")]
+#[path = "it/authority.rs"]
+mod authority;
+#[cfg(feature = "server")]
 #[path = "it/mvcc_oracle.rs"]
 mod mvcc_oracle;
 #[path = "it/ctl_conformance.rs"]

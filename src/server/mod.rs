@@ -2,6 +2,7 @@
 
 mod api;
 mod attend;
+pub mod authority;
 pub mod config;
 pub mod disk;
 mod faces;
