@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::buffered::Buffered;
+use super::authority::Rewriter;
 use super::config::{Config, Url};
 use super::log::errno_text;
 use super::peer;
@@ -344,25 +345,41 @@ enum Stream {
 }
 
 /// A connection whose first bytes have a deadline: until they show HTTP/1 or the whole preface of HTTP/2, no other
-/// timeout runs.
+/// timeout runs. They also say whether there are HTTP/2 authorities to mend.
 struct Opening {
     stream: Stream,
-    seen: usize,
-    deadline: Option<Pin<Box<Sleep>>>,
+    speaks: Speaks,
+}
+
+/// What the bytes so far say.
+enum Speaks {
+    Nothing { seen: usize, deadline: Pin<Box<Sleep>> },
+    Http1,
+    Http2(Rewriter),
 }
 
 impl Opening {
     fn new(stream: Stream) -> Opening {
-        let deadline = tokio::time::sleep_until(Instant::now() + OPENING_LIMIT);
-        Opening { stream, seen: 0, deadline: Some(Box::pin(deadline)) }
+        let deadline = Box::pin(tokio::time::sleep_until(Instant::now() + OPENING_LIMIT));
+        Opening { stream, speaks: Speaks::Nothing { seen: 0, deadline } }
     }
+}
 
-    fn saw(&mut self, bytes: &[u8]) {
-        let expected = &HTTP2_PREFACE[self.seen..];
-        let compared = bytes.len().min(expected.len());
-        self.seen += compared;
-        if bytes[..compared] != expected[..compared] || self.seen == HTTP2_PREFACE.len() {
-            self.deadline = None;
+impl Speaks {
+    fn read(&mut self, mut bytes: &mut [u8]) {
+        if let Speaks::Nothing { seen, .. } = self {
+            let expected = &HTTP2_PREFACE[*seen..];
+            let compared = bytes.len().min(expected.len());
+            *seen += compared;
+            if bytes[..compared] != expected[..compared] {
+                *self = Speaks::Http1;
+            } else if *seen == HTTP2_PREFACE.len() {
+                *self = Speaks::Http2(Rewriter::default());
+                bytes = &mut bytes[compared..];
+            }
+        }
+        if let Speaks::Http2(rewriter) = self {
+            rewriter.feed(bytes);
         }
     }
 }
@@ -374,15 +391,16 @@ impl AsyncRead for Opening {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         };
-        let Some(deadline) = &mut self.deadline else { return polled };
-        if polled.is_ready() {
-            self.saw(&buf.filled()[before..]);
-            return polled;
+        match &mut self.speaks {
+            speaks if polled.is_ready() => speaks.read(&mut buf.filled_mut()[before..]),
+            Speaks::Nothing { deadline, .. } => {
+                if deadline.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+            Speaks::Http1 | Speaks::Http2(_) => {}
         }
-        match deadline.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
+        polled
     }
 }
 

@@ -3,6 +3,7 @@
 mod api;
 mod attend;
 mod buffered;
+pub mod authority;
 pub mod config;
 mod desk;
 pub mod disk;
