@@ -99,7 +99,7 @@ pub enum Error {
 pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Result<Booted, Error> {
     disk.create_dir_all(SNAP_DIR)?;
     let is_new = !Wal::exists(&*wal_disk, &config.wal_dir)?;
-    let (store, backend) = Store::open(disk, STORE_PATH, config.store.clone())?;
+    let (store, backend) = Store::open(disk, STORE_PATH, config.store)?;
     let applied = store.durable_index();
     if is_new {
         if applied > 0 {
@@ -107,9 +107,9 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
         }
         wal_disk.create_dir_all(&config.wal_dir)?;
         let metadata = wal::Metadata { member_id: config.member_id, cluster_id: config.cluster_id };
-        drop(Wal::create(wal_disk.clone(), &config.wal_dir, metadata, config.wal.clone())?);
+        drop(Wal::create(wal_disk.clone(), &config.wal_dir, metadata, config.wal)?);
     }
-    let (mut wal, mut log) = Wal::open(wal_disk, &config.wal_dir, config.wal.clone(), applied + 1)?;
+    let (mut wal, mut log) = Wal::open(wal_disk, &config.wal_dir, config.wal, applied + 1)?;
     if wal.last_index() == 0 && applied == 0 {
         // A first boot, or one that crashed before it got here.
         found(&mut wal, &config.founders)?;

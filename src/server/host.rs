@@ -1,4 +1,4 @@
-//! The threads that drive one member: consensus, log, apply and backend.
+//! The threads that drive one member: consensus, log (with one that prepares its segments), apply and backend.
 //!
 //! ```text
 //!  services ──proposals, reads──▶ consensus ──persists──▶ log (append, one fdatasync for all that wait)
@@ -26,7 +26,7 @@ use crate::member::raft::{Consensus, Effect, Fetch, Input, Persist};
 use crate::mvcc::{Backend, Batch};
 use crate::ports::clock::{Clock, Instant};
 use crate::ports::network::Network;
-use crate::wal::Wal;
+use crate::wal::{Spare, Wal};
 
 /// The machine's monotonic clock, from the start of the process.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +126,9 @@ impl Host {
         let (to_backend, backend_inbox) = channel();
         let mailbox = node.mailbox.clone();
 
-        let log = LogThread { wal, consensus: mailbox.clone(), fatal: fatal.clone() };
+        let (to_spares, spares_inbox) = channel::<Spare>();
+
+        let log = LogThread { wal, consensus: mailbox.clone(), spares: to_spares, fatal: fatal.clone() };
         let backend = BackendThread { backend, apply: to_apply.clone(), fatal: fatal.clone() };
         let apply = ApplyThread {
             applier,
@@ -143,6 +145,8 @@ impl Host {
             spawn("log", move || log.run(log_inbox)),
             spawn("apply", move || apply.run(apply_inbox, first)),
             spawn("backend", move || backend.run(backend_inbox)),
+            // What fails here the log meets itself when it needs the segment, and says so.
+            spawn("spares", move || spares_inbox.iter().for_each(|spare| drop(spare.prepare()))),
         ];
         Host { mailbox, threads }
     }
@@ -258,12 +262,15 @@ impl Drop for ConsensusThread {
 struct LogThread {
     wal: Wal,
     consensus: Mailbox,
+    /// Segments to be prepared ahead of need.
+    spares: Sender<Spare>,
     fatal: Fatal,
 }
 
 impl LogThread {
     fn run(mut self, inbox: Receiver<ToLog>) {
         let mut waiting = Vec::new();
+        self.order_spare();
         while let Ok(first) = inbox.recv() {
             drain(first, &inbox, &mut waiting);
             if let Err(error) = self.work(&mut waiting) {
@@ -289,12 +296,19 @@ impl LogThread {
         if let Some(number) = persisted {
             self.wal.sync()?;
             self.consensus.consensus(Input::Persisted(number));
+            self.order_spare();
         }
         for fetch in fetches {
             let entries = self.wal.read(fetch.low, fetch.high, fetch.max_bytes)?;
             self.consensus.consensus(Input::Fetched { id: fetch.id, entries });
         }
         Ok(())
+    }
+
+    fn order_spare(&self) {
+        if let Some(spare) = self.wal.spare() {
+            let _ = self.spares.send(spare);
+        }
     }
 }
 

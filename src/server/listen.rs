@@ -20,8 +20,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
-use super::buffered::Buffered;
 use super::authority::Rewriter;
+use super::buffered::Buffered;
 use super::config::{Config, Url};
 use super::log::errno_text;
 use super::peer;

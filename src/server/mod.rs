@@ -2,8 +2,8 @@
 
 mod api;
 mod attend;
-mod buffered;
 pub mod authority;
+mod buffered;
 pub mod config;
 mod desk;
 pub mod disk;
@@ -17,6 +17,6 @@ pub mod peer;
 mod peers;
 mod run;
 pub mod start;
-mod workers;
+pub mod workers;
 
 pub use run::run;

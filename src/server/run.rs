@@ -44,35 +44,38 @@ pub fn run(config: Config) -> Result<(), String> {
     let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
     let (mailbox, inbox) = host::mailbox();
     let clock = RealClock::start();
-    let workers = Workers::start(cores, &mailbox, clock).map_err(|e| format!("starting the threads that serve clients: {e}"))?;
+    let workers = Workers::start(cores).map_err(|e| format!("starting the threads that serve clients: {e}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("starting the thread that serves peers: {e}"))?;
-    let stopped = runtime.block_on(serve(config, workers, mailbox, inbox, clock));
+    let stopped = runtime.block_on(serve(config, Shell { workers, mailbox, inbox, clock }));
     // What is left (connections that would not drain) does not hold up the stop.
     runtime.shutdown_background();
     die_of(stopped?);
     Ok(())
 }
 
-/// Returns the signal that ended it.
-async fn serve(
-    config: Config,
+/// What is there before the member is.
+struct Shell {
     workers: Workers,
     mailbox: Mailbox,
     inbox: Inbox,
     clock: RealClock,
-) -> Result<i32, String> {
+}
+
+/// Returns the signal that ended it.
+async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
+    let workers = shell.workers.clone();
     let sockets = SocketOptions::from(&config);
     info!("listen-peer-urls" = ?log::json(&strings(&config.listen_peer_urls)), "configuring peer listeners");
     let peer_listeners = Listener::bind_all(&config.listen_peer_urls, sockets)?;
     info!("listen-client-urls" = ?log::json(&strings(&config.listen_client_urls)), "configuring client listeners");
     let client_listeners = Listener::bind_all(&config.listen_client_urls, sockets)?;
 
-    let (disk, wal_disk, _lock) = open_disks(&config)?;
-    let booted = boot_member(&config, disk, wal_disk).await?;
-    let member = Running::start(&config, booted, &workers, mailbox, inbox, clock);
+    let Disks { data, wal, _lock } = open_disks(&config)?;
+    let booted = boot_member(&config, data, wal).await?;
+    let member = Running::start(&config, booted, shell);
     let mut signals = Signals::listen()?;
 
     let peer_stop = member.node.watch_stopping();
@@ -130,7 +133,14 @@ async fn serve(
     Ok(signal)
 }
 
-fn open_disks(config: &Config) -> Result<(Arc<dyn Disk>, Arc<dyn Disk>, DirLock), String> {
+/// The data directory, and the log's where it is another one.
+struct Disks {
+    data: Arc<dyn Disk>,
+    wal: Arc<dyn Disk>,
+    _lock: DirLock,
+}
+
+fn open_disks(config: &Config) -> Result<Disks, String> {
     let open = |path: &Path| -> Result<Arc<dyn Disk>, String> {
         let disk = RealDisk::new(path).map_err(|e| format!("cannot use the data directory {}: {e}", path.display()))?;
         Ok(Arc::new(disk))
@@ -141,12 +151,14 @@ fn open_disks(config: &Config) -> Result<(Arc<dyn Disk>, Arc<dyn Disk>, DirLock)
         Some(dir) => open(dir.parent().unwrap_or(Path::new("/")))?,
         None => disk.clone(),
     };
-    Ok((disk, wal_disk, lock))
+    Ok(Disks { data: disk, wal: wal_disk, _lock: lock })
 }
 
 async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>) -> Result<Booted, String> {
     let wal_dir = match &config.wal_dir {
-        Some(dir) => dir.file_name().map(|name| name.to_string_lossy().into_owned()).ok_or("--wal-dir names no directory")?,
+        Some(dir) => {
+            dir.file_name().map(|name| name.to_string_lossy().into_owned()).ok_or("--wal-dir names no directory")?
+        }
         None => boot::WAL_DIR.to_owned(),
     };
     let is_new = !wal::Wal::exists(&*wal_disk, &wal_dir).map_err(|e| e.to_string())?;
@@ -239,7 +251,8 @@ struct Running {
 }
 
 impl Running {
-    fn start(config: &Config, mut booted: Booted, workers: &Workers, mailbox: Mailbox, inbox: Inbox, clock: RealClock) -> Running {
+    fn start(config: &Config, mut booted: Booted, shell: Shell) -> Running {
+        let Shell { workers, mailbox, inbox, clock } = shell;
         let first = booted.applier.start();
         let view = first.iter().find_map(|e| if let Effect::Publish(view) = e { Some(view.clone()) } else { None });
         let node = Arc::new(Node::new(node::Parts {
@@ -250,7 +263,7 @@ impl Running {
             request_timeout: REQUEST_TIMEOUT + Duration::from_millis(2 * config.election_ms),
             mailbox: mailbox.clone(),
             clock,
-            desks: workers.desks(),
+            desks: workers.open_desks(&mailbox, clock),
             view: view.expect("a member begins by publishing a view"),
             membership: booted.applier.membership().clone(),
             status: booted.consensus.status(),

@@ -22,40 +22,41 @@ pub struct Workers(Arc<Shared>);
 
 struct Shared {
     handles: Vec<Handle>,
-    desks: Vec<Arc<Desk>>,
     next: AtomicUsize,
     _alive: watch::Sender<()>,
 }
 
 impl Workers {
-    pub fn start(count: usize, mailbox: &Mailbox, clock: RealClock) -> io::Result<Workers> {
+    pub fn start(count: usize) -> io::Result<Workers> {
         let (alive, gone) = watch::channel(());
         let mut handles = Vec::with_capacity(count);
-        let mut desks = vec![Desk::outside(mailbox.clone(), clock)];
-        for number in 1..=count.clamp(1, MAX_DESKS - 1) {
+        for number in 1..=count.max(1) {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             handles.push(runtime.handle().clone());
-            let (desk, inbox) = Desk::of_worker(number, mailbox.clone(), clock);
-            desks.push(desk.clone());
             let mut gone = gone.clone();
             std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
-                runtime.spawn(desk.run(inbox));
                 // Ends with an error as soon as the sender is dropped, and only then.
                 let _ = runtime.block_on(gone.changed());
                 runtime.shutdown_background();
             })?;
         }
-        Ok(Workers(Arc::new(Shared { handles, desks, next: AtomicUsize::new(0), _alive: alive })))
-    }
-
-    /// By number; the first is that of all other threads.
-    pub fn desks(&self) -> Vec<Arc<Desk>> {
-        self.0.desks.clone()
+        Ok(Workers(Arc::new(Shared { handles, next: AtomicUsize::new(0), _alive: alive })))
     }
 
     /// Runs a task on the next thread in turn.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let turn = self.0.next.fetch_add(1, Ordering::Relaxed);
         self.0.handles[turn % self.0.handles.len()].spawn(task);
+    }
+
+    /// Opens a desk on every thread, and one for all others. They come by their numbers.
+    pub(super) fn open_desks(&self, mailbox: &Mailbox, clock: RealClock) -> Vec<Arc<Desk>> {
+        let mut desks = vec![Desk::outside(mailbox.clone(), clock)];
+        for handle in self.0.handles.iter().take(MAX_DESKS - 1) {
+            let (desk, inbox) = Desk::of_worker(desks.len(), mailbox.clone(), clock);
+            handle.spawn(desk.clone().run(inbox));
+            desks.push(desk);
+        }
+        desks
     }
 }

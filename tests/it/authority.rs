@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use lockstep::server::authority::Rewriter;
 use lockstep::server::listen::{self, Listener, ServeOptions, SocketOptions};
+use lockstep::server::workers::Workers;
 use proptest::prelude::*;
 use tokio::sync::watch;
 
@@ -203,7 +204,7 @@ fn a_server_takes_every_endpoint() {
     };
     let app = Router::new().route("/here", axum::routing::get(|| async { "found" }));
     let (_stop, stopped) = watch::channel(false);
-    runtime.spawn(listen::serve(vec![listener], app, options, stopped));
+    runtime.spawn(listen::serve(vec![listener], app, options, Workers::start(1).unwrap(), stopped));
 
     let authorities: &[(bool, &[u8])] = &[
         (false, b"http://127.0.0.1:2379"),

@@ -100,10 +100,15 @@ pub enum Effect {
     /// Committed, for the apply machine.
     Apply(Vec<raftpb::Entry>),
     /// These reads may be served by a view that has applied up to `index`.
-    ReadReady { reads: Vec<ReadRequest>, index: u64 },
+    ReadReady {
+        reads: Vec<ReadRequest>,
+        index: u64,
+    },
     Fetch(Fetch),
     /// No member needs the log up to `index`.
-    Release { index: u64 },
+    Release {
+        index: u64,
+    },
     /// This member must stop: going on would break what it has promised.
     Stop(String),
 }
@@ -213,7 +218,8 @@ impl Consensus {
             config.log_cache_bytes,
         );
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let node = RawNode::new(&raft_config, log, &logger).map_err(|e| format!("raft refuses the state on disk: {e}"))?;
+        let node =
+            RawNode::new(&raft_config, log, &logger).map_err(|e| format!("raft refuses the state on disk: {e}"))?;
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         rng.set_stream(config.id);
         let mut consensus = Consensus {

@@ -58,7 +58,8 @@ impl Reads {
         for round in self.rounds.values_mut() {
             round.age_ticks += 1;
         }
-        let late: Vec<u64> = self.rounds.iter().filter(|(_, r)| r.age_ticks > patience_ticks).map(|(s, _)| *s).collect();
+        let late: Vec<u64> =
+            self.rounds.iter().filter(|(_, r)| r.age_ticks > patience_ticks).map(|(s, _)| *s).collect();
         for sequence in late {
             let reads = self.finish(sequence);
             self.waiting.extend(reads);
