@@ -13,6 +13,10 @@ mod mvcc;
 
 #[path = "it/core.rs"]
 mod core;
+
+#[path = "it/crash_every_op.rs"]
+mod crash_every_op;
+
 #[path = "it/differential.rs"]
 mod differential;
 #[path = "it/disk_contract.rs"]
@@ -34,7 +38,12 @@ mod peer_oracle;
 mod processes;
 #[path = "it/wal.rs"]
 mod wal;
+#[path = "it/world.rs"]
+mod world;
 
+#[cfg(feature = "server")]
+#[path = "it/authority.rs"]
+mod authority;
 #[path = "it/ctl_conformance.rs"]
 mod ctl_conformance;
 #[cfg(feature = "server")]

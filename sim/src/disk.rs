@@ -728,7 +728,7 @@ impl File {
     }
 
     fn set_len(&mut self, len: u64) {
-        self.live.resize(len as usize, 0);
+        set_len(&mut self.live, len as usize);
         self.pending.push(Pending::SetLen(len as usize));
     }
 
@@ -736,11 +736,11 @@ impl File {
     fn sync(&mut self) {
         for pending in self.pending.drain(..) {
             match pending {
-                Pending::SetLen(len) => self.durable.resize(len, 0),
+                Pending::SetLen(len) => set_len(&mut self.durable, len),
                 Pending::Write { offset, data } if !data.is_empty() => {
                     let end = offset + data.len();
                     if self.durable.len() < end {
-                        self.durable.resize(end, 0);
+                        set_len(&mut self.durable, end);
                     }
                     // The live bytes, not the written ones: a whole sector goes to the disk as it is now.
                     let to = end.next_multiple_of(SECTOR_BYTES as usize).min(self.durable.len()).min(self.live.len());
@@ -750,7 +750,7 @@ impl File {
                 Pending::Write { .. } => {}
             }
         }
-        self.durable.resize(self.live.len(), 0);
+        set_len(&mut self.durable, self.live.len());
     }
 
     fn crash(&mut self, loss: Loss, rng: &mut dyn RngCore) {
@@ -808,11 +808,11 @@ impl File {
         }
         for pending in pending {
             match pending {
-                Pending::SetLen(len) => self.durable.resize(*len, 0),
+                Pending::SetLen(len) => set_len(&mut self.durable, *len),
                 Pending::Write { offset, data } => {
                     let end = offset + data.len();
                     if self.durable.len() < end {
-                        self.durable.resize(end, 0);
+                        set_len(&mut self.durable, end);
                     }
                     for sector in pending.sectors() {
                         let left = touched.get_mut(&sector).expect("counted above");
@@ -827,18 +827,18 @@ impl File {
                 }
             }
         }
-        self.durable.resize(final_len, 0);
+        set_len(&mut self.durable, final_len);
     }
 }
 
 impl Pending {
     fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
-            Pending::SetLen(len) => bytes.resize(*len, 0),
+            Pending::SetLen(len) => set_len(bytes, *len),
             Pending::Write { offset, data } => {
                 let end = offset + data.len();
                 if bytes.len() < end {
-                    bytes.resize(end, 0);
+                    set_len(bytes, end);
                 }
                 bytes[*offset..end].copy_from_slice(data);
             }
@@ -865,6 +865,21 @@ impl Pending {
 /// A number below `bound`. The bias of a remainder does not matter here, its being the same everywhere does.
 fn below(rng: &mut dyn RngCore, bound: usize) -> usize {
     (rng.next_u64() % bound as u64) as usize
+}
+
+/// Cuts or lengthens with zeros. Not `Vec::resize`, which costs a minute of a debug build's tests: it writes byte by
+/// byte.
+fn set_len(bytes: &mut Vec<u8>, len: usize) {
+    const ZEROS: &[u8] = &[0; 4096];
+    match len.checked_sub(bytes.len()) {
+        None => bytes.truncate(len),
+        Some(more) if more <= ZEROS.len() => bytes.extend_from_slice(&ZEROS[..more]),
+        Some(_) => {
+            let mut grown = vec![0; len];
+            grown[..bytes.len()].copy_from_slice(bytes);
+            *bytes = grown;
+        }
+    }
 }
 
 fn split(path: &str) -> (&str, &str) {

@@ -68,6 +68,7 @@ cluster N [name=value ...]     N members, booted, the founding entries applied; 
 tick ID [COUNT]                so many ticks
 campaign ID                    ticks until it asks for (pre-)votes
 deliver A->B [all|first|NTH]   messages arrive (all by default)
+deliver-together ID            all that is under way to it arrives in one step of consensus
 drop A->B [all|first|NTH]      messages are lost
 dup A->B [NTH]                 one is in flight twice from now on
 hold A->B, release A->B        stabilize leaves the link alone, or no longer
@@ -117,6 +118,17 @@ quiet COMMAND                  without output";
                 for message in self.take(link, rest.first().copied())? {
                     self.arrive(message);
                 }
+                Ok(())
+            }
+            ("deliver-together", [id]) => {
+                let id = self.id(id)?;
+                for (_, messages) in self.links.iter_mut().filter(|(link, _)| link.1 == id) {
+                    for message in messages.drain(..) {
+                        let member = &mut self.members.get_mut(&id).expect("checked").member;
+                        member.input(Input::Message(Box::new(message)));
+                    }
+                }
+                self.step(id);
                 Ok(())
             }
             ("drop", [link, rest @ ..]) => {

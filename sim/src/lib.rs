@@ -1,15 +1,26 @@
 //! Whole clusters of Lockstep members in one event loop, from one seed.
 //!
 //! ```text
-//! disk      a crash-losing disk in memory                    disk.rs
-//! member    one member, moved stage by stage                 member.rs
-//! lab       a cluster in which a script is every accident    lab.rs (the text scripts of tests/it/core)
-//! notation  etcd's notation for messages and entries         notation.rs
+//! disk      a crash-losing disk in memory                     disk.rs
+//! member    one member, moved stage by stage                  member.rs
+//! calm      a cluster in fine weather, for one accident       calm.rs
+//! lab       a cluster in which a script is every accident     lab.rs   (the text scripts of tests/it/core)
+//! world     members, network, disks, clients, faults: chance  world.rs knobs.rs random.rs network.rs clients.rs …
+//! check     what must hold in every world, one file each      check/
+//! notation  etcd's notation for messages and entries          notation.rs
 //! ```
 //!
 //! Architecture invariant: no thread, no clock, no socket, no file and no random number that does not come from a seed.
 
+pub mod calm;
+pub mod check;
+pub mod clients;
 pub mod disk;
+pub mod knobs;
 pub mod lab;
 pub mod member;
+pub mod network;
 pub mod notation;
+pub mod random;
+pub mod trace;
+pub mod world;

@@ -384,7 +384,7 @@ impl SimMember {
     fn consensus_effect(&mut self, effect: Effect) {
         let Some(life) = &mut self.life else { return };
         match effect {
-            Effect::Send(messages) => self.events.extend(messages.into_iter().map(|m| Event::Send(Box::new(m)))),
+            Effect::Send(messages) => self.events.extend(messages.into_iter().map(Box::new).map(Event::Send)),
             Effect::Persist(persist) => {
                 self.events.push(Event::Persist(persist.clone()));
                 life.log.push_back(LogWork::Persist(persist));

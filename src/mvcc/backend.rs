@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
-use super::overlay::{Bucket, Contents, Overlay, Seq};
+use super::overlay::{Bucket, BucketEntry, Overlay, Seq};
 use super::read::{Error, Revision};
 use super::row::{ROW_KEY_LEN, Row, parse_row_key, row_key};
 use crate::ports::disk::{Disk, DiskFile, Open};
@@ -375,7 +375,7 @@ impl Reader {
         })
     }
 
-    pub fn entries(&self, bucket: Bucket) -> Result<Contents, Error> {
+    pub fn entries(&self, bucket: Bucket) -> Result<Vec<BucketEntry>, Error> {
         guarded(|| {
             let mut entries = Vec::new();
             for entry in self.buckets[bucket as usize].iter()? {

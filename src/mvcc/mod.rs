@@ -26,7 +26,7 @@ mod view;
 pub use backend::{Backend, Batch, Committed, FORMAT, OpenError, Poison};
 pub use compact::CompactProgress;
 pub use hash::HashKv;
-pub use overlay::{Bucket, Contents};
+pub use overlay::{Bucket, BucketEntry};
 pub use row::{Header, Row, header, parse_row_key, row_key};
 pub use store::{Options, Store, holds_data};
 pub use txn::WriteTxn;

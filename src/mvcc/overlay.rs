@@ -16,12 +16,6 @@ use parking_lot::RwLock;
 use super::read::Revision;
 use super::row::Row;
 
-/// A bucket's keys and values, in key order.
-pub type Contents = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// What a batch says about a bucket, in key order; `None` takes an entry away.
-pub type Changes = Vec<(Bytes, Option<Bytes>)>;
-
 /// The tables beside the keys, named as etcd's buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Bucket {
@@ -65,6 +59,12 @@ impl Bucket {
         }
     }
 }
+
+/// A key of a bucket and its value.
+pub type BucketEntry = (Vec<u8>, Vec<u8>);
+
+/// A key of a bucket and what it became; `None` is a deletion.
+pub type BucketChange = (Bytes, Option<Bytes>);
 
 /// The number of a change, counted over the life of one open store.
 pub type Seq = u64;
@@ -125,7 +125,7 @@ impl Overlay {
     }
 
     /// What this batch says about a bucket as of `seq`, in key order.
-    pub fn entries(&self, bucket: Bucket, seq: Seq) -> Changes {
+    pub fn entries(&self, bucket: Bucket, seq: Seq) -> Vec<BucketChange> {
         let buckets = self.buckets.read();
         let Some(entries) = buckets.get(&bucket) else {
             return Vec::new();
@@ -134,7 +134,7 @@ impl Overlay {
     }
 
     /// The last word of the batch on every bucket it touches, in order.
-    pub fn buckets(&self) -> Vec<(Bucket, Changes)> {
+    pub fn buckets(&self) -> Vec<(Bucket, Vec<BucketChange>)> {
         let touched: Vec<Bucket> = self.buckets.read().keys().copied().collect();
         touched.into_iter().map(|b| (b, self.entries(b, Seq::MAX))).collect()
     }

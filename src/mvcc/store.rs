@@ -18,7 +18,7 @@ use super::backend::{
 use super::compact::Compaction;
 use super::index::Index;
 use super::key_index::Mark;
-use super::overlay::{Bucket, Contents, Overlay};
+use super::overlay::{Bucket, BucketEntry, Overlay};
 use super::read::{Error, Revision};
 use super::row::{ROW_KEY_LEN, Row, encode, header, parse_row_key};
 use super::txn::WriteTxn;
@@ -163,7 +163,7 @@ impl Store {
     }
 
     /// All entries of a bucket, in the order of their keys.
-    pub fn bucket_scan(&self, bucket: Bucket) -> Result<Contents, Error> {
+    pub fn bucket_scan(&self, bucket: Bucket) -> Result<Vec<BucketEntry>, Error> {
         self.base.bucket_scan(bucket, &self.stamp)
     }
 

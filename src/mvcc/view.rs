@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::backend::{Live, META_CONSISTENT_INDEX, META_TERM, Reader};
 use super::index::{Index, KeyRange};
-use super::overlay::{Bucket, Changes, Contents, Overlay, Seq};
+use super::overlay::{Bucket, BucketChange, BucketEntry, Overlay, Seq};
 use super::read::{Error, RangeOptions, RangeResult, Read, Revision};
 use super::row::{Row, decode};
 
@@ -101,7 +101,7 @@ impl View {
     }
 
     /// All entries of a bucket, in the order of their keys.
-    pub fn bucket_scan(&self, bucket: Bucket) -> Result<Contents, Error> {
+    pub fn bucket_scan(&self, bucket: Bucket) -> Result<Vec<BucketEntry>, Error> {
         self.base.bucket_scan(bucket, &self.stamp)
     }
 
@@ -210,7 +210,7 @@ impl Base {
         self.reader.entry(bucket, key)
     }
 
-    pub fn bucket_scan(&self, bucket: Bucket, stamp: &Stamp) -> Result<Contents, Error> {
+    pub fn bucket_scan(&self, bucket: Bucket, stamp: &Stamp) -> Result<Vec<BucketEntry>, Error> {
         let mut entries = self.reader.entries(bucket)?;
         for overlay in &self.overlays {
             let changes = overlay.entries(bucket, stamp.seq);
@@ -238,7 +238,7 @@ fn own_meta(bucket: Bucket, stamp: &Stamp) -> Option<[(&'static [u8], [u8; 8]); 
 }
 
 /// Both in key order; `changes` wins, and `None` takes an entry away.
-fn merge(entries: Contents, changes: Changes) -> Contents {
+fn merge(entries: Vec<BucketEntry>, changes: Vec<BucketChange>) -> Vec<BucketEntry> {
     let mut merged = Vec::with_capacity(entries.len() + changes.len());
     let mut entries = entries.into_iter().peekable();
     for (key, value) in changes {

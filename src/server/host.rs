@@ -1,4 +1,4 @@
-//! The threads that drive one member: consensus, log, apply and backend.
+//! The threads that drive one member: consensus, log (with one that prepares its segments), apply and backend.
 //!
 //! ```text
 //!  services ──proposals, reads──▶ consensus ──persists──▶ log (append, one fdatasync for all that wait)
@@ -26,7 +26,7 @@ use crate::member::raft::{Consensus, Effect, Fetch, Input, Persist};
 use crate::mvcc::{Backend, Batch};
 use crate::ports::clock::{Clock, Instant};
 use crate::ports::network::Network;
-use crate::wal::Wal;
+use crate::wal::{Spare, Wal};
 
 /// The machine's monotonic clock, from the start of the process.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +67,7 @@ pub struct Mailbox {
 
 enum ToConsensus {
     Input(Input),
+    Inputs(Vec<Input>),
     /// All that arrived together: one wake-up.
     Messages(Vec<raftpb::Message>),
     Stop,
@@ -90,6 +91,10 @@ impl Mailbox {
     /// What arrives after the member has stopped is dropped, as a message to a dead process is.
     pub fn consensus(&self, input: Input) {
         let _ = self.consensus.send(ToConsensus::Input(input));
+    }
+
+    pub fn inputs(&self, inputs: Vec<Input>) {
+        let _ = self.consensus.send(ToConsensus::Inputs(inputs));
     }
 
     pub fn messages(&self, messages: Vec<raftpb::Message>) {
@@ -121,7 +126,9 @@ impl Host {
         let (to_backend, backend_inbox) = channel();
         let mailbox = node.mailbox.clone();
 
-        let log = LogThread { wal, consensus: mailbox.clone(), fatal: fatal.clone() };
+        let (to_spares, spares_inbox) = channel::<Spare>();
+
+        let log = LogThread { wal, consensus: mailbox.clone(), spares: to_spares, fatal: fatal.clone() };
         let backend = BackendThread { backend, apply: to_apply.clone(), fatal: fatal.clone() };
         let apply = ApplyThread {
             applier,
@@ -138,6 +145,8 @@ impl Host {
             spawn("log", move || log.run(log_inbox)),
             spawn("apply", move || apply.run(apply_inbox, first)),
             spawn("backend", move || backend.run(backend_inbox)),
+            // What fails here the log meets itself when it needs the segment, and says so.
+            spawn("spares", move || spares_inbox.iter().for_each(|spare| drop(spare.prepare()))),
         ];
         Host { mailbox, threads }
     }
@@ -203,6 +212,7 @@ impl ConsensusThread {
             for message in waiting.drain(..) {
                 match message {
                     ToConsensus::Input(input) => inputs.push(input),
+                    ToConsensus::Inputs(more) => inputs.extend(more),
                     ToConsensus::Messages(messages) => {
                         inputs.extend(messages.into_iter().map(|m| Input::Message(Box::new(m))));
                     }
@@ -231,7 +241,7 @@ impl ConsensusThread {
             Effect::Apply(entries) => {
                 let _ = self.apply.send(ToApply::Input(apply::Input::Entries(entries)));
             }
-            Effect::ReadReady { reads, index } => self.node.read_ready(&reads, index),
+            Effect::ReadReady { reads, index } => self.node.read_ready(reads, index),
             Effect::Fetch(fetch) => {
                 let _ = self.log.send(ToLog::Fetch(fetch));
             }
@@ -252,12 +262,15 @@ impl Drop for ConsensusThread {
 struct LogThread {
     wal: Wal,
     consensus: Mailbox,
+    /// Segments to be prepared ahead of need.
+    spares: Sender<Spare>,
     fatal: Fatal,
 }
 
 impl LogThread {
     fn run(mut self, inbox: Receiver<ToLog>) {
         let mut waiting = Vec::new();
+        self.order_spare();
         while let Ok(first) = inbox.recv() {
             drain(first, &inbox, &mut waiting);
             if let Err(error) = self.work(&mut waiting) {
@@ -283,12 +296,19 @@ impl LogThread {
         if let Some(number) = persisted {
             self.wal.sync()?;
             self.consensus.consensus(Input::Persisted(number));
+            self.order_spare();
         }
         for fetch in fetches {
             let entries = self.wal.read(fetch.low, fetch.high, fetch.max_bytes)?;
             self.consensus.consensus(Input::Fetched { id: fetch.id, entries });
         }
         Ok(())
+    }
+
+    fn order_spare(&self) {
+        if let Some(spare) = self.wal.spare() {
+            let _ = self.spares.send(spare);
+        }
     }
 }
 
@@ -338,9 +358,15 @@ impl ApplyThread {
                 self.compact_at = None;
                 inputs.push(apply::Input::CompactStep);
             }
+            let mut replies = Vec::new();
             for effect in self.applier.step(inputs) {
-                self.carry_out(effect);
+                match effect {
+                    // They come last, and leave together.
+                    apply::Effect::Reply(reply) => replies.push(reply),
+                    effect => self.carry_out(effect),
+                }
             }
+            self.node.replies(replies);
             if stop {
                 // The backend finishes the batch it was just given; what is not in it is in the write-ahead log.
                 return;
@@ -355,7 +381,7 @@ impl ApplyThread {
             Effect::Applied { index, .. } => self.consensus.consensus(Input::Applied(index)),
             Effect::ConfChange(change) => self.consensus.consensus(Input::ConfChange(change)),
             Effect::Membership(membership) => self.node.set_membership(membership),
-            Effect::Reply(reply) => self.node.reply(reply),
+            Effect::Reply(reply) => self.node.replies([reply]),
             Effect::Commit(batch) => {
                 let _ = self.backend.send(batch);
             }

@@ -16,13 +16,16 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
+use super::authority::Rewriter;
+use super::buffered::Buffered;
 use super::config::{Config, Url};
 use super::log::errno_text;
 use super::peer;
+use super::workers::Workers;
 
 /// Connections that may wait for `accept`; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
@@ -130,11 +133,17 @@ impl Drop for SocketFile {
 
 /// Serves `app` on every listener until `shutdown` turns true (or its sender is gone), then stops accepting, lets
 /// requests in flight end within `options.drain`, and returns.
-pub async fn serve(listeners: Vec<Listener>, app: Router, options: ServeOptions, shutdown: watch::Receiver<bool>) {
+pub async fn serve(
+    listeners: Vec<Listener>,
+    app: Router,
+    options: ServeOptions,
+    workers: Workers,
+    shutdown: watch::Receiver<bool>,
+) {
     // Every task holds the sender; `recv` answers `None` when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     for listener in listeners {
-        tokio::spawn(accept_loop(listener, app.clone(), options, shutdown.clone(), alive.clone()));
+        tokio::spawn(accept_loop(listener, app.clone(), options, workers.clone(), shutdown.clone(), alive.clone()));
     }
     drop(alive);
     all_gone.recv().await;
@@ -144,12 +153,12 @@ async fn accept_loop(
     listener: Listener,
     app: Router,
     options: ServeOptions,
+    workers: Workers,
     shutdown: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
 ) {
     let builder = http_builder(options);
-    let connection = |io: Opening| Connection {
-        io,
+    let connection = || Connection {
         app: app.clone(),
         builder: builder.clone(),
         drain: options.drain,
@@ -167,7 +176,13 @@ async fn accept_loop(
         match accepted {
             Ok(stream) => {
                 pause = ACCEPT_PAUSE_MIN;
-                tokio::spawn(connection(Opening::new(stream)).run());
+                let connection = connection();
+                workers.spawn(async move {
+                    // A socket belongs to the runtime it was registered with.
+                    if let Ok(stream) = stream.adopt() {
+                        connection.run(Opening::new(stream)).await;
+                    }
+                });
             }
             Err(e) if is_one_connections_fault(&e) => {}
             Err(e) => {
@@ -185,16 +200,31 @@ async fn accept_loop(
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<Stream> {
+    async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 // It only fails on a connection that is gone, which the first read will find out.
                 let _ = stream.set_nodelay(true);
-                Ok(Stream::Tcp(stream))
+                Ok(Accepted::Tcp(stream.into_std()?))
             }
-            Socket::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
+            Socket::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0.into_std()?)),
         }
+    }
+}
+
+/// A connection on its way to the worker that will serve it.
+enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    fn adopt(self) -> io::Result<Stream> {
+        Ok(match self {
+            Accepted::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Accepted::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+        })
     }
 }
 
@@ -221,7 +251,6 @@ fn http_builder(options: ServeOptions) -> Builder<TokioExecutor> {
 
 /// One accepted connection.
 struct Connection {
-    io: Opening,
     app: Router,
     builder: Builder<TokioExecutor>,
     drain: Duration,
@@ -230,9 +259,9 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(mut self) {
+    async fn run(mut self, io: Opening) {
         let service = TowerToHyperService::new(self.app);
-        let serving = self.builder.serve_connection_with_upgrades(TokioIo::new(self.io), service);
+        let serving = self.builder.serve_connection_with_upgrades(TokioIo::new(Buffered::new(io)), service);
         tokio::pin!(serving);
         tokio::select! {
             biased;
@@ -316,25 +345,41 @@ enum Stream {
 }
 
 /// A connection whose first bytes have a deadline: until they show HTTP/1 or the whole preface of HTTP/2, no other
-/// timeout runs.
+/// timeout runs. They also say whether there are HTTP/2 authorities to mend.
 struct Opening {
     stream: Stream,
-    seen: usize,
-    deadline: Option<Pin<Box<Sleep>>>,
+    speaks: Speaks,
+}
+
+/// What the bytes so far say.
+enum Speaks {
+    Nothing { seen: usize, deadline: Pin<Box<Sleep>> },
+    Http1,
+    Http2(Rewriter),
 }
 
 impl Opening {
     fn new(stream: Stream) -> Opening {
-        let deadline = tokio::time::sleep_until(Instant::now() + OPENING_LIMIT);
-        Opening { stream, seen: 0, deadline: Some(Box::pin(deadline)) }
+        let deadline = Box::pin(tokio::time::sleep_until(Instant::now() + OPENING_LIMIT));
+        Opening { stream, speaks: Speaks::Nothing { seen: 0, deadline } }
     }
+}
 
-    fn saw(&mut self, bytes: &[u8]) {
-        let expected = &HTTP2_PREFACE[self.seen..];
-        let compared = bytes.len().min(expected.len());
-        self.seen += compared;
-        if bytes[..compared] != expected[..compared] || self.seen == HTTP2_PREFACE.len() {
-            self.deadline = None;
+impl Speaks {
+    fn read(&mut self, mut bytes: &mut [u8]) {
+        if let Speaks::Nothing { seen, .. } = self {
+            let expected = &HTTP2_PREFACE[*seen..];
+            let compared = bytes.len().min(expected.len());
+            *seen += compared;
+            if bytes[..compared] != expected[..compared] {
+                *self = Speaks::Http1;
+            } else if *seen == HTTP2_PREFACE.len() {
+                *self = Speaks::Http2(Rewriter::default());
+                bytes = &mut bytes[compared..];
+            }
+        }
+        if let Speaks::Http2(rewriter) = self {
+            rewriter.feed(bytes);
         }
     }
 }
@@ -346,15 +391,16 @@ impl AsyncRead for Opening {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         };
-        let Some(deadline) = &mut self.deadline else { return polled };
-        if polled.is_ready() {
-            self.saw(&buf.filled()[before..]);
-            return polled;
+        match &mut self.speaks {
+            speaks if polled.is_ready() => speaks.read(&mut buf.filled_mut()[before..]),
+            Speaks::Nothing { deadline, .. } => {
+                if deadline.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+            Speaks::Http1 | Speaks::Http2(_) => {}
         }
-        match deadline.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
+        polled
     }
 }
 

@@ -2,7 +2,10 @@
 
 mod api;
 mod attend;
+pub mod authority;
+mod buffered;
 pub mod config;
+mod desk;
 pub mod disk;
 mod faces;
 mod host;
@@ -14,5 +17,6 @@ pub mod peer;
 mod peers;
 mod run;
 pub mod start;
+pub mod workers;
 
 pub use run::run;

@@ -3,21 +3,21 @@
 //! Calls come from tokio's workers; the member's threads answer through one-shot channels. Nothing here blocks, and
 //! nobody waits longer than the request time-out: 5 s and two elections, as in etcd.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lockstep_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
+use super::desk::{Answers, Desk, Sorted};
 use super::host::{Mailbox, RealClock};
 use crate::member::apply::{Reply, Response};
 use crate::member::error::EtcdError;
 use crate::member::membership::Membership;
-use crate::member::raft::{Input, Proposal, ReadRequest, Status};
+use crate::member::raft::{Proposal, ReadRequest, Status};
 use crate::mvcc::View;
 use crate::ports::clock::{Clock, Instant};
 
@@ -32,11 +32,11 @@ pub struct Node {
     pub max_request_bytes: usize,
     pub request_timeout: Duration,
     pub(super) mailbox: Mailbox,
-    pub(super) clock: RealClock,
-    next_request: AtomicU64,
-    next_read: AtomicU64,
-    waiting: [Shard; SHARDS],
-    reads: Mutex<HashMap<u64, oneshot::Sender<u64>>>,
+    clock: RealClock,
+    /// Tells this life of this member in the ids of requests.
+    life: u64,
+    /// By number; the first is that of threads that serve no clients.
+    desks: Vec<Arc<Desk>>,
     published: Published,
     status: RwLock<Status>,
     membership: watch::Sender<Arc<Membership>>,
@@ -45,15 +45,10 @@ pub struct Node {
     stopping: watch::Sender<bool>,
 }
 
-const SHARDS: usize = 16;
-
-/// Who waits for the request of an id.
-type Shard = Mutex<HashMap<u64, oneshot::Sender<Result<Response, EtcdError>>>>;
-
-/// The newest view, and who waits for a newer one.
+/// The newest view, and the reads that wait for a newer one, by the index that it must have applied.
 struct Published {
     view: RwLock<Arc<View>>,
-    waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<Arc<View>>>>>,
+    waiting: Mutex<BTreeMap<u64, Vec<ReadRequest>>>,
 }
 
 /// A view a linearizable read may use, or a local one.
@@ -63,37 +58,36 @@ pub enum Consistency {
     Serializable,
 }
 
+/// What a node is made of.
+pub(super) struct Parts {
+    pub member_id: u64,
+    pub cluster_id: u64,
+    pub epoch: u64,
+    pub max_request_bytes: usize,
+    pub request_timeout: Duration,
+    pub mailbox: Mailbox,
+    pub clock: RealClock,
+    pub desks: Vec<Arc<Desk>>,
+    pub view: Arc<View>,
+    pub membership: Arc<Membership>,
+    pub status: Status,
+}
+
 impl Node {
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn new(
-        member_id: u64,
-        cluster_id: u64,
-        epoch: u64,
-        max_request_bytes: usize,
-        request_timeout: Duration,
-        mailbox: Mailbox,
-        clock: RealClock,
-        view: Arc<View>,
-        membership: Arc<Membership>,
-        status: Status,
-    ) -> Node {
-        // Unique among this member's requests in flight, and unlike another member's: the same shape as etcd's ids.
-        let first_request = ((member_id & 0xffff) << 48) | ((epoch & 0xff) << 40);
+    pub(super) fn new(parts: Parts) -> Node {
         Node {
-            member_id,
-            cluster_id,
-            max_request_bytes,
-            request_timeout,
-            mailbox,
-            clock,
-            next_request: AtomicU64::new(first_request + 1),
-            next_read: AtomicU64::new(1),
-            waiting: Default::default(),
-            reads: Mutex::default(),
-            published: Published { view: RwLock::new(view), waiting: Mutex::default() },
-            status: RwLock::new(status),
-            membership: watch::Sender::new(membership),
-            leader: watch::Sender::new(status.leader),
+            member_id: parts.member_id,
+            cluster_id: parts.cluster_id,
+            max_request_bytes: parts.max_request_bytes,
+            request_timeout: parts.request_timeout,
+            mailbox: parts.mailbox,
+            clock: parts.clock,
+            life: ((parts.member_id & 0xffff) << 8) | (parts.epoch & 0xff),
+            desks: parts.desks,
+            published: Published { view: RwLock::new(parts.view), waiting: Mutex::default() },
+            status: RwLock::new(parts.status),
+            membership: watch::Sender::new(parts.membership),
+            leader: watch::Sender::new(parts.status.leader),
             stopping: watch::Sender::new(false),
         }
     }
@@ -104,35 +98,26 @@ impl Node {
         if status.commit > status.applied + MAX_APPLY_LAG {
             return Err(EtcdError::TooManyRequests);
         }
-        let id = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let desk = self.desk();
+        let id = desk.next_id(self.life);
         request.header = Some(RequestHeader { id, ..Default::default() });
         let data = request.encode_to_vec();
         if data.len() > self.max_request_bytes {
             return Err(EtcdError::RequestTooLarge);
         }
-        let (sender, receiver) = oneshot::channel();
-        self.shard(id).lock().insert(id, sender);
+        self.check_running()?;
         let proposal = Proposal { data: data.into(), expires: self.expires() };
-        self.mailbox.consensus(Input::Propose(proposal));
-        match tokio::time::timeout(self.request_timeout, receiver).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(EtcdError::Stopped),
-            Err(_) => {
-                self.shard(id).lock().remove(&id);
-                Err(self.timed_out())
-            }
-        }
+        desk.propose(id, proposal).await
     }
 
     /// A view to read from.
     pub async fn view(&self, consistency: Consistency) -> Result<Arc<View>, EtcdError> {
-        match consistency {
-            Consistency::Serializable => Ok(self.published.view.read().clone()),
-            Consistency::Linearizable => {
-                let linearizable = self.linearizable_view();
-                tokio::time::timeout(self.request_timeout, linearizable).await.unwrap_or_else(|_| Err(self.timed_out()))
-            }
+        if consistency == Consistency::Serializable {
+            return Ok(self.local_view());
         }
+        self.check_running()?;
+        let desk = self.desk();
+        desk.read(ReadRequest { id: desk.next_id(self.life), expires: self.expires() }).await
     }
 
     /// The newest view, whatever the rest of the cluster knows.
@@ -164,75 +149,69 @@ impl Node {
         *self.stopping.borrow()
     }
 
-    async fn linearizable_view(&self) -> Result<Arc<View>, EtcdError> {
-        let id = self.next_read.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = oneshot::channel();
-        let guard = ReadGuard { node: self, id };
-        self.reads.lock().insert(id, sender);
-        self.mailbox.consensus(Input::Read(ReadRequest { id, expires: self.expires() }));
-        let index = receiver.await.map_err(|_| EtcdError::Stopped)?;
-        drop(guard);
-        self.wait_applied(index).await
+    /// Lets everybody who waits go with `server stopped`.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+        for desk in &self.desks {
+            desk.dismiss();
+        }
+        self.published.waiting.lock().clear();
     }
 
-    async fn wait_applied(&self, index: u64) -> Result<Arc<View>, EtcdError> {
-        let receiver = {
-            let mut waiting = self.published.waiting.lock();
-            // Under the lock that publishing takes, so that no view slips in between.
-            let view = self.published.view.read().clone();
-            if view.applied_index() >= index {
-                return Ok(view);
-            }
-            let (sender, receiver) = oneshot::channel();
-            waiting.entry(index).or_default().push(sender);
-            receiver
-        };
-        receiver.await.map_err(|_| EtcdError::Stopped)
+    fn desk(&self) -> Arc<Desk> {
+        Desk::here().unwrap_or_else(|| self.desks[0].clone())
+    }
+
+    fn check_running(&self) -> Result<(), EtcdError> {
+        if self.is_stopping() { Err(EtcdError::Stopped) } else { Ok(()) }
     }
 
     fn expires(&self) -> Instant {
         Instant(self.clock.now().0 + self.request_timeout.as_millis() as u64)
     }
+}
 
-    fn timed_out(&self) -> EtcdError {
-        EtcdError::Timeout
-    }
-
-    fn shard(&self, id: u64) -> &Shard {
-        &self.waiting[(id as usize) % SHARDS]
-    }
-
-    // What the member's threads call.
-
+/// What the member's threads call.
+impl Node {
     pub(super) fn publish(&self, view: Arc<View>) {
-        let applied = view.applied_index();
         let ready = {
             let mut waiting = self.published.waiting.lock();
             *self.published.view.write() = view.clone();
             if waiting.is_empty() {
                 return;
             }
-            let later = waiting.split_off(&(applied + 1));
+            let later = waiting.split_off(&(view.applied_index() + 1));
             std::mem::replace(&mut *waiting, later)
         };
-        for sender in ready.into_values().flatten() {
-            let _ = sender.send(view.clone());
-        }
+        self.give_view(ready.into_values().flatten(), view);
     }
 
-    pub(super) fn reply(&self, reply: Reply) {
-        if let Some(sender) = self.shard(reply.id).lock().remove(&reply.id) {
-            let _ = sender.send(reply.result);
+    pub(super) fn replies(&self, replies: impl IntoIterator<Item = Reply>) {
+        let mut sorted = Sorted::default();
+        for reply in replies {
+            sorted.push(Desk::of_id(reply.id), reply);
         }
-    }
-
-    pub(super) fn read_ready(&self, reads: &[ReadRequest], index: u64) {
-        let mut waiting = self.reads.lock();
-        for read in reads {
-            if let Some(sender) = waiting.remove(&read.id) {
-                let _ = sender.send(index);
+        for (desk, replies) in sorted.drain() {
+            // An id of another member may name a desk that is not here.
+            if let Some(desk) = self.desks.get(desk) {
+                desk.answer(Answers::Replies(replies));
             }
         }
+    }
+
+    /// These reads may use any view that has applied up to `index`.
+    pub(super) fn read_ready(&self, reads: Vec<ReadRequest>, index: u64) {
+        let view = {
+            let mut waiting = self.published.waiting.lock();
+            // Under the lock that publishing takes, so that no view slips in between.
+            let view = self.local_view();
+            if view.applied_index() < index {
+                waiting.entry(index).or_default().extend(reads);
+                return;
+            }
+            view
+        };
+        self.give_view(reads, view);
     }
 
     pub(super) fn set_status(&self, status: Status) {
@@ -246,25 +225,13 @@ impl Node {
         self.membership.send_replace(membership);
     }
 
-    /// Lets everybody who waits go with `server stopped`.
-    pub fn stop(&self) {
-        self.stopping.send_replace(true);
-        for shard in &self.waiting {
-            shard.lock().clear();
+    fn give_view(&self, reads: impl IntoIterator<Item = ReadRequest>, view: Arc<View>) {
+        let mut sorted = Sorted::default();
+        for read in reads {
+            sorted.push(Desk::of_id(read.id), read.id);
         }
-        self.reads.lock().clear();
-        self.published.waiting.lock().clear();
-    }
-}
-
-/// Forgets a read whose client went away.
-struct ReadGuard<'a> {
-    node: &'a Node,
-    id: u64,
-}
-
-impl Drop for ReadGuard<'_> {
-    fn drop(&mut self) {
-        self.node.reads.lock().remove(&self.id);
+        for (desk, ids) in sorted.drain() {
+            self.desks[desk].answer(Answers::Reads { ids, view: view.clone() });
+        }
     }
 }

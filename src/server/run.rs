@@ -11,11 +11,12 @@ use tracing::{info, warn};
 use super::config::Config;
 use super::config::urls::strings;
 use super::disk::{DirLock, RealDisk};
-use super::host::{self, Host, MemberParts, Pace, RealClock};
+use super::host::{self, Host, Inbox, Mailbox, MemberParts, Pace, RealClock};
 use super::listen::{self, Listener, ServeOptions, SocketOptions};
 use super::log::{self, FATAL};
-use super::node::Node;
+use super::node::{self, Node};
 use super::peers::{PeerHandler, follow_membership};
+use super::workers::Workers;
 use super::{api, attend, http, peer};
 use crate::member::apply::Effect;
 use crate::member::boot::{self, Booted};
@@ -40,28 +41,41 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs a server until a signal ends it. The error says why it could not start, or go on.
 pub fn run(config: Config) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
+    let (mailbox, inbox) = host::mailbox();
+    let clock = RealClock::start();
+    let workers = Workers::start(cores).map_err(|e| format!("starting the threads that serve clients: {e}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| format!("starting the worker threads: {e}"))?;
-    let stopped = runtime.block_on(serve(config));
+        .map_err(|e| format!("starting the thread that serves peers: {e}"))?;
+    let stopped = runtime.block_on(serve(config, Shell { workers, mailbox, inbox, clock }));
     // What is left (connections that would not drain) does not hold up the stop.
     runtime.shutdown_background();
     die_of(stopped?);
     Ok(())
 }
 
+/// What is there before the member is.
+struct Shell {
+    workers: Workers,
+    mailbox: Mailbox,
+    inbox: Inbox,
+    clock: RealClock,
+}
+
 /// Returns the signal that ended it.
-async fn serve(config: Config) -> Result<i32, String> {
+async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
+    let workers = shell.workers.clone();
     let sockets = SocketOptions::from(&config);
     info!("listen-peer-urls" = ?log::json(&strings(&config.listen_peer_urls)), "configuring peer listeners");
     let peer_listeners = Listener::bind_all(&config.listen_peer_urls, sockets)?;
     info!("listen-client-urls" = ?log::json(&strings(&config.listen_client_urls)), "configuring client listeners");
     let client_listeners = Listener::bind_all(&config.listen_client_urls, sockets)?;
 
-    let (disk, wal_disk, _lock) = open_disks(&config)?;
-    let booted = boot_member(&config, disk, wal_disk).await?;
-    let member = Running::start(&config, booted);
+    let Disks { data, wal, _lock } = open_disks(&config)?;
+    let booted = boot_member(&config, data, wal).await?;
+    let member = Running::start(&config, booted, shell);
     let mut signals = Signals::listen()?;
 
     let peer_stop = member.node.watch_stopping();
@@ -102,7 +116,7 @@ async fn serve(config: Config) -> Result<i32, String> {
                 .merge(http::router(node.clone(), node.request_timeout))
                 .fallback(http::fallback);
             let options = ServeOptions { drain: DRAIN_LIMIT, ..ServeOptions::from(&config) };
-            let clients = tokio::spawn(listen::serve(client_listeners, app, options, clients_stopping));
+            let clients = tokio::spawn(listen::serve(client_listeners, app, options, workers, clients_stopping));
             notify_init_daemon();
             let signal = signals.next().await;
             log_signal(signal);
@@ -119,8 +133,12 @@ async fn serve(config: Config) -> Result<i32, String> {
     Ok(signal)
 }
 
-/// The data directory, where the write-ahead log lies, and the lock on both.
-type Disks = (Arc<dyn Disk>, Arc<dyn Disk>, DirLock);
+/// The data directory, and the log's where it is another one.
+struct Disks {
+    data: Arc<dyn Disk>,
+    wal: Arc<dyn Disk>,
+    _lock: DirLock,
+}
 
 fn open_disks(config: &Config) -> Result<Disks, String> {
     let open = |path: &Path| -> Result<Arc<dyn Disk>, String> {
@@ -133,7 +151,7 @@ fn open_disks(config: &Config) -> Result<Disks, String> {
         Some(dir) => open(dir.parent().unwrap_or(Path::new("/")))?,
         None => disk.clone(),
     };
-    Ok((disk, wal_disk, lock))
+    Ok(Disks { data: disk, wal: wal_disk, _lock: lock })
 }
 
 async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>) -> Result<Booted, String> {
@@ -233,23 +251,23 @@ struct Running {
 }
 
 impl Running {
-    fn start(config: &Config, mut booted: Booted) -> Running {
+    fn start(config: &Config, mut booted: Booted, shell: Shell) -> Running {
+        let Shell { workers, mailbox, inbox, clock } = shell;
         let first = booted.applier.start();
         let view = first.iter().find_map(|e| if let Effect::Publish(view) = e { Some(view.clone()) } else { None });
-        let (mailbox, inbox) = host::mailbox();
-        let clock = RealClock::start();
-        let node = Arc::new(Node::new(
-            booted.member_id,
-            booted.cluster_id,
-            booted.epoch,
-            config.max_request_bytes as usize,
-            REQUEST_TIMEOUT + Duration::from_millis(2 * config.election_ms),
-            mailbox.clone(),
+        let node = Arc::new(Node::new(node::Parts {
+            member_id: booted.member_id,
+            cluster_id: booted.cluster_id,
+            epoch: booted.epoch,
+            max_request_bytes: config.max_request_bytes as usize,
+            request_timeout: REQUEST_TIMEOUT + Duration::from_millis(2 * config.election_ms),
+            mailbox: mailbox.clone(),
             clock,
-            view.expect("a member begins by publishing a view"),
-            booted.applier.membership().clone(),
-            booted.consensus.status(),
-        ));
+            desks: workers.open_desks(&mailbox, clock),
+            view: view.expect("a member begins by publishing a view"),
+            membership: booted.applier.membership().clone(),
+            status: booted.consensus.status(),
+        }));
         let handler = Arc::new(PeerHandler::new(mailbox));
         handler.set_node(node.clone());
         let transport = peer::Transport::new(

@@ -78,6 +78,7 @@ macro_rules! scripts {
 }
 
 scripts! {
+    batch_append
     check_quorum
     commit_lazily
     compaction

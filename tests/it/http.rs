@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use lockstep::server::http::{self, AlarmType, Answer, Health};
 use lockstep::server::listen::{self, Listener, ServeOptions, SocketOptions};
+use lockstep::server::workers::Workers;
 use tokio::sync::watch;
 
 use crate::util::oracle::Etcd;
@@ -85,7 +86,7 @@ fn serve(member: Fake) -> Served {
     let listener = Listener::bind(&url, SocketOptions::default()).unwrap();
     let address = listener.address().to_string();
     let app = http::router(Arc::new(member), Duration::from_millis(200)).fallback(http::fallback);
-    let done = runtime.spawn(listen::serve(vec![listener], app, options(), stopped));
+    let done = runtime.spawn(listen::serve(vec![listener], app, options(), Workers::start(1).unwrap(), stopped));
     drop(_inside);
     Served { address, stop, runtime, done }
 }

@@ -204,7 +204,8 @@ impl Consensus {
             check_quorum: config.check_quorum,
             pre_vote: config.pre_vote,
             read_only_option: ReadOnlyOption::Safe,
-            batch_append: true,
+            // It joins entries to a waiting message of another position: see `receive`, and the head of this folder.
+            batch_append: false,
             ..Default::default()
         };
         let log = Log::new(
@@ -352,6 +353,9 @@ impl Consensus {
             }
             // raft-rs panics on a malformed one.
             MessageType::MsgReadIndexResp if inbound.entries.len() != 1 => return,
+            // raft-rs counts entries from the message's index without looking at theirs: it would acknowledge what it
+            // has not.
+            MessageType::MsgAppend if !follow_on(inbound.index, inbound.get_entries()) => return,
             // Peers of this version send none, and a stray one would replace the log.
             MessageType::MsgSnapshot => return,
             MessageType::MsgHeartbeat
@@ -570,4 +574,9 @@ impl Consensus {
         self.stopped = true;
         effects.push(Effect::Stop(reason));
     }
+}
+
+/// Whether the entries are those right behind `index`, without a gap.
+fn follow_on(index: u64, entries: &[eraftpb::Entry]) -> bool {
+    entries.iter().zip(1..).all(|(entry, offset)| index.checked_add(offset) == Some(entry.index))
 }

@@ -8,6 +8,8 @@
 //! * it serves a stale read index when a `MsgReadIndex` arrives twice: each one is stamped, and a stamp is taken once
 //!   ([`stamp`]); so is a forwarded proposal, which raft would append twice;
 //! * it drops a read index in silence when it cannot serve it: rounds are issued again with a new stamp ([`reads`]);
+//! * its `batch_append` joins entries to an empty append that waits at another position, whose receiver then
+//!   acknowledges an entry too many: it stays off, and appends that do not follow on are refused ([`consensus`]);
 //! * it takes the log from memory: old entries are fetched from the write-ahead log, asynchronously ([`log`]).
 
 mod consensus;

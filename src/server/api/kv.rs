@@ -17,6 +17,9 @@ pub struct Kv {
     pub max_txn_ops: usize,
 }
 
+/// A read of so few keys is done at once, on the thread that serves the connection.
+const SHORT_RANGE_KEYS: i64 = 1_000;
+
 type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
@@ -26,14 +29,12 @@ impl kv_server::Kv for Kv {
         let request = request.into_inner();
         check::range(&request).map_err(status)?;
         let view = self.view(request.serializable).await?;
-        let read = |view: &View| range::range(view, &request);
-        let answer = if request.range_end.is_empty() {
-            read(&view)
+        let is_short = request.range_end.is_empty() || (1..=SHORT_RANGE_KEYS).contains(&request.limit);
+        let mut response = if is_short && range::is_default_order(&request) && !range::has_revision_filter(&request) {
+            read_newest(&self.node, view, |view| range::range(view, &request)).map_err(store_status)?
         } else {
-            // May be long: other requests of this worker go on elsewhere meanwhile.
-            tokio::task::block_in_place(|| self.read_newest(view, read))
+            self.read_apart(view, move |view| range::range(view, &request)).await?.map_err(store_status)?
         };
-        let mut response = answer.map_err(store_status)?;
         self.node.fill(&mut response.header);
         Ok(Response::new(response))
     }
@@ -77,8 +78,7 @@ impl kv_server::Kv for Kv {
         check::txn(&request, self.max_txn_ops).map_err(status)?;
         let mut response = if txn::is_readonly(&request) {
             let view = self.view(txn::is_serializable(&request)).await?;
-            let read = |view: &View| txn::txn_readonly(view, &request);
-            tokio::task::block_in_place(|| self.read_newest(view, read)).map_err(kv_status)?
+            self.read_apart(view, move |view| txn::txn_readonly(view, &request)).await?.map_err(kv_status)?
         } else {
             match self.propose(InternalRaftRequest { txn: Some(request), ..Default::default() }).await? {
                 Applied::Txn(response) => response,
@@ -103,20 +103,15 @@ impl kv_server::Kv for Kv {
 }
 
 impl Kv {
-    /// Reads on `view`, or on a newer one whenever compaction overtakes the read.
-    fn read_newest<T, E: Overtaken>(&self, mut view: Arc<View>, read: impl Fn(&View) -> Result<T, E>) -> Result<T, E> {
-        loop {
-            match read(&view) {
-                Err(error) if error.is_overtaken() => {
-                    let newer = self.node.local_view();
-                    if Arc::ptr_eq(&newer, &view) {
-                        return Err(error);
-                    }
-                    view = newer;
-                }
-                result => return result,
-            }
-        }
+    /// For reads that may be long: other requests of this thread go on meanwhile.
+    async fn read_apart<T: Send + 'static, E: Overtaken + Send + 'static>(
+        &self,
+        view: Arc<View>,
+        read: impl Fn(&View) -> Result<T, E> + Send + 'static,
+    ) -> Result<Result<T, E>, Status> {
+        let node = self.node.clone();
+        let reading = tokio::task::spawn_blocking(move || read_newest(&node, view, read));
+        reading.await.map_err(|e| Status::internal(format!("the read was lost: {e}")))
     }
 
     async fn view(&self, serializable: bool) -> Result<Arc<View>, Status> {
@@ -126,6 +121,26 @@ impl Kv {
 
     async fn propose(&self, request: InternalRaftRequest) -> Result<Applied, Status> {
         self.node.propose(request).await.map_err(status)
+    }
+}
+
+/// Reads on `view`, or on a newer one whenever compaction overtakes the read.
+fn read_newest<T, E: Overtaken>(
+    node: &Node,
+    mut view: Arc<View>,
+    read: impl Fn(&View) -> Result<T, E>,
+) -> Result<T, E> {
+    loop {
+        match read(&view) {
+            Err(error) if error.is_overtaken() => {
+                let newer = node.local_view();
+                if Arc::ptr_eq(&newer, &view) {
+                    return Err(error);
+                }
+                view = newer;
+            }
+            result => return result,
+        }
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use lockstep_proto::etcdserverpb::alarm_request::AlarmAction;
 use lockstep_proto::etcdserverpb::{self as pb, maintenance_server};
 use tonic::{Request, Response, Status};
 
-use super::{status_not_yet, store_status};
+use super::{status, status_not_yet, store_status};
 use crate::member::error::EtcdError;
 use crate::mvcc::read::Read;
-use crate::server::node::Node;
+use crate::server::http::Health;
+use crate::server::node::{Consistency, Node};
 use crate::{CLUSTER_VERSION, ETCD_VERSION};
 
 pub struct Maintenance {
@@ -22,11 +24,22 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl maintenance_server::Maintenance for Maintenance {
-    async fn alarm(&self, _: Request<pb::AlarmRequest>) -> Answer<pb::AlarmResponse> {
-        Err(status_not_yet("Alarm"))
+    /// Listing only: `endpoint health` asks for it. It waits for a quorum, as etcd's way through the log does.
+    async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Answer<pb::AlarmResponse> {
+        self.node.admit(&request)?;
+        let request = request.into_inner();
+        if request.action() != AlarmAction::Get {
+            return Err(status_not_yet("Alarm (raising and disarming)"));
+        }
+        let view = self.node.view(Consistency::Linearizable).await.map_err(status)?;
+        let wanted = |kind| request.alarm == pb::AlarmType::None as i32 || request.alarm == kind as i32;
+        let alarms = self.node.alarms().into_iter().filter(|(_, kind)| wanted(*kind));
+        let alarms = alarms.map(|(member_id, kind)| pb::AlarmMember { member_id, alarm: kind as i32 }).collect();
+        Ok(Response::new(pb::AlarmResponse { header: self.node.header(view.rev()), alarms }))
     }
 
-    async fn status(&self, _: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
+        self.node.admit(&request)?;
         let view = self.node.local_view();
         let status = self.node.status();
         let is_learner = self.node.membership().member(self.node.member_id).is_some_and(|m| m.is_learner);
@@ -52,16 +65,20 @@ impl maintenance_server::Maintenance for Maintenance {
         Err(status_not_yet("Defragment"))
     }
 
-    async fn hash(&self, _: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
+        self.node.admit(&request)?;
         let view = self.node.local_view();
-        let hash = tokio::task::block_in_place(|| view.hash()).map_err(store_status)?;
+        let hashed = view.clone();
+        let hash = apart(move || hashed.hash()).await?.map_err(store_status)?;
         Ok(Response::new(pb::HashResponse { header: self.node.header(view.rev()), hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Answer<pb::HashKvResponse> {
+        self.node.admit(&request)?;
         let view = self.node.local_view();
         let revision = request.into_inner().revision;
-        let hash = tokio::task::block_in_place(|| view.hash_kv(revision)).map_err(store_status)?;
+        let hashed = view.clone();
+        let hash = apart(move || hashed.hash_kv(revision)).await?.map_err(store_status)?;
         Ok(Response::new(pb::HashKvResponse {
             header: self.node.header(view.rev()),
             hash: hash.hash,
@@ -83,4 +100,9 @@ impl maintenance_server::Maintenance for Maintenance {
     async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Answer<pb::DowngradeResponse> {
         Err(status_not_yet("Downgrade"))
     }
+}
+
+/// Runs what takes its time off the thread that serves the connection.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(format!("the work was lost: {e}")))
 }
