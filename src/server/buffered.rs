@@ -55,25 +55,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
         Poll::Ready(Ok(data.len()))
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let len = slices.iter().map(|slice| slice.len()).sum();
-        ready!(this.room(cx, len))?;
-        if len > LIMIT_BYTES {
-            return Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
-        }
-        for slice in slices {
-            this.pending.extend_from_slice(slice);
-        }
-        Poll::Ready(Ok(len))
-    }
-
+    /// h2 flushes after each payload that it does not copy into its own buffer. It copies more of them (up to 1 KiB instead of
+    /// 256 B) where writes are not vectored, and those answers leave together.
     fn is_write_vectored(&self) -> bool {
-        true
+        false
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
