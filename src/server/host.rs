@@ -280,7 +280,8 @@ struct LogThread {
     fatal: Fatal,
 }
 
-/// The part of a sync's time, and the most, that is spent on waiting for more to sync; less than the third is not worth it.
+/// The part of a sync's time, and the most, that is spent on waiting for more to sync; less than the third is not
+/// worth it.
 const GATHER_PART: u32 = 4;
 const GATHER_LIMIT: Duration = Duration::from_millis(5);
 const GATHER_WORTH: Duration = Duration::from_micros(100);
@@ -338,8 +339,8 @@ impl LogThread {
         Ok(())
     }
 
-    /// Where syncing is slow, waits a little for those whom the last sync answered: in a closed loop half of the clients would
-    /// else always just miss a sync, and wait for two.
+    /// Where syncing is slow, waits a little for those whom the last sync answered: in a closed loop half of the
+    /// clients would else always just miss a sync, and wait for two.
     fn gather(&self, inbox: &Receiver<ToLog>, waiting: &mut Vec<ToLog>) {
         let limit = (self.last_sync / GATHER_PART).min(GATHER_LIMIT);
         if limit < GATHER_WORTH {
