@@ -152,10 +152,18 @@ pub struct DirLock {
 impl DirLock {
     /// Locks `dir` through the file `lock` in it, without waiting.
     pub fn acquire(dir: &Path) -> io::Result<DirLock> {
-        create_dirs(dir)?;
         let path = dir.join("lock");
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        let named = |error: io::Error| {
+            let message = format!(
+                "cannot lock the data directory by {}: {error}; check its owner and permissions",
+                path.display()
+            );
+            io::Error::new(error.kind(), message)
+        };
+        create_dirs(dir).map_err(named)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&path).map_err(named)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -168,13 +176,10 @@ impl DirLock {
                 );
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
             }
-            Err(TryLockError::Error(error)) => {
-                let message = format!("cannot lock {}: {error}", path.display());
-                return Err(io::Error::new(error.kind(), message));
-            }
+            Err(TryLockError::Error(error)) => return Err(named(error)),
         }
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())?;
+        file.set_len(0).map_err(named)?;
+        writeln!(file, "{}", std::process::id()).map_err(named)?;
         Ok(DirLock { _file: file })
     }
 }

@@ -148,10 +148,19 @@ fn open_disks(config: &Config) -> Result<Disks, String> {
     let disk = open(&config.data_dir)?;
     let lock = DirLock::acquire(&config.member_dir()).map_err(|e| e.to_string())?;
     let wal_disk = match &config.wal_dir {
-        Some(dir) => open(dir.parent().unwrap_or(Path::new("/")))?,
+        Some(dir) => open(above(dir))?,
         None => disk.clone(),
     };
     Ok(Disks { data: disk, wal: wal_disk, _lock: lock })
+}
+
+/// The folder that `dir` is in; of a bare name that is the working directory, which `Path` calls "".
+fn above(dir: &Path) -> &Path {
+    match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => Path::new("/"),
+    }
 }
 
 async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>) -> Result<Booted, String> {

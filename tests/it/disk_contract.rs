@@ -159,6 +159,15 @@ fn the_real_disk_keeps_others_out() {
     );
     drop(lock);
     DirLock::acquire(&root.join("member")).unwrap();
+
+    // What is in the way is named: "Permission denied" alone helps nobody.
+    let (occupied, blocked) = (root.join("occupied/lock"), root.join("blocked"));
+    std::fs::create_dir_all(&occupied).unwrap();
+    std::fs::write(&blocked, "").unwrap();
+    for (dir, named) in [(occupied.parent().unwrap(), &occupied), (&blocked, &blocked)] {
+        let refused = DirLock::acquire(dir).unwrap_err().to_string();
+        assert!(refused.contains(&named.display().to_string()), "{refused}");
+    }
 }
 
 /// All outcomes of a crash after `prepare`, over many draws.

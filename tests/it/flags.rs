@@ -156,6 +156,25 @@ fn refusals_are_etcds() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), REFUSALS.len(), wrong.join("\n"));
 }
 
+/// Directories are taken from where the server is started, be they bare names or not.
+#[test]
+fn directories_beside_the_caller() {
+    for (data, log) in [("data", "log"), ("./data", "./log"), ("a/data", "a/b/log")] {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("$FREE --data-dir {data} --wal-dir {log}");
+        let words = words(&text);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        for _ in ["new", "restarted"] {
+            let mut running = start(command(&lockstepd(), dir.path(), &words, &[]));
+            running.client_address();
+            assert!(running.terminate(Duration::from_secs(2)).is_some());
+        }
+        let segments = std::fs::read_dir(dir.path().join(log)).unwrap();
+        assert!(segments.flatten().any(|e| e.path().extension().is_some_and(|x| x == "seg")), "{text}");
+        assert!(!dir.path().join(data).join("member/wal").exists(), "{text}");
+    }
+}
+
 #[test]
 fn a_port_in_use_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
