@@ -456,7 +456,10 @@ impl BackendThread {
                     let _ = self.apply.send(ToApply::Input(apply::Input::Committed(committed)));
                 }
                 Err(error) => {
-                    (self.fatal)(format!("committing the store: {error}"));
+                    (self.fatal)(format!(
+                        "committing the store: {error}; what was acknowledged is in the write-ahead log: free space, or \
+                         mend the disk, then start the member again"
+                    ));
                     return;
                 }
             }

@@ -2,6 +2,8 @@
 //! membership.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use lockstep_proto::raftpb;
 
@@ -10,7 +12,7 @@ use super::log::FATAL;
 use super::node::Node;
 use super::peer;
 use crate::ETCD_VERSION;
-use crate::member::membership::Membership;
+use crate::member::membership::{Member, Membership};
 use crate::member::raft::Input;
 use crate::ports::network::Network;
 
@@ -18,11 +20,98 @@ use crate::ports::network::Network;
 pub struct PeerHandler {
     mailbox: Mailbox,
     node: std::sync::OnceLock<Arc<Node>>,
+    acquaintance: Option<Arc<Acquaintance>>,
 }
 
+/// A member whose directory holds nothing but its founding, until a peer has confirmed that the cluster does not know it
+/// as one that ran before.
+///
+/// One that did, and lost its directory, has promised what it no longer remembers: voting or acknowledging again, it
+/// could make a majority forget what was acknowledged. It cannot tell by itself, and at boot perhaps no peer was there
+/// to ask; so it hears no peer's messages before it has asked the first that sends one.
+struct Acquaintance {
+    confirmed: AtomicBool,
+    asking: AtomicBool,
+}
+
+/// Between two attempts to ask a peer that does not answer.
+const ASK_PAUSE: Duration = Duration::from_millis(100);
+
+impl Acquaintance {
+    /// Whether messages may pass. Asks their sender first where that is still to be done; what is dropped meanwhile raft
+    /// sends again.
+    fn admits(self: &Arc<Acquaintance>, sender: u64, node: Option<&Arc<Node>>) -> bool {
+        if self.confirmed.load(Ordering::Acquire) {
+            return true;
+        }
+        if let Some(node) = node.cloned()
+            && !self.asking.swap(true, Ordering::AcqRel)
+        {
+            let this = self.clone();
+            tokio::spawn(async move { this.ask(sender, &node).await });
+        }
+        false
+    }
+
+    async fn ask(&self, sender: u64, node: &Node) {
+        let membership = node.membership();
+        match ask_peers(node.member_id, node.cluster_id, membership.member(sender).into_iter()).await {
+            Ok(0) => tokio::time::sleep(ASK_PAUSE).await,
+            Ok(_) => self.confirmed.store(true, Ordering::Release),
+            Err(reason) => {
+                tracing::error!(target: FATAL, reason, "the member stops: it must not take part without its data");
+                std::process::exit(1);
+            }
+        }
+        self.asking.store(false, Ordering::Release);
+    }
+}
+
+/// Asks members whether they know this one as started; returns how many answered. The error says why this member, whose
+/// directory holds nothing, must not take part.
+pub async fn ask_peers<'a>(
+    member_id: u64,
+    cluster_id: u64,
+    peers: impl Iterator<Item = &'a Member>,
+) -> Result<usize, String> {
+    let mut answers = 0;
+    for member in peers.filter(|m| m.id != member_id) {
+        let Ok(remote) = peer::get_cluster_from_peers(&member.peer_urls, ASK_TIMEOUT).await else { continue };
+        answers += 1;
+        if remote.cluster_id != cluster_id {
+            return Err(format!(
+                "the member at {} belongs to cluster {:x}, but --initial-cluster and --initial-cluster-token make \
+                 cluster {:x}: check these flags, or start from an empty data directory on every member",
+                member.peer_urls.join(","),
+                remote.cluster_id,
+                cluster_id
+            ));
+        }
+        let known = remote.members.iter().find(|m| m.id == member_id);
+        if known.is_some_and(|m| !m.client_urls.is_empty()) {
+            return Err(format!(
+                "member {:x} has already been bootstrapped, but its data directory is empty: restore the directory, or \
+                 remove the member from the cluster and add it again",
+                member_id
+            ));
+        }
+    }
+    Ok(answers)
+}
+
+/// How long a peer may take to say who is in the cluster.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl PeerHandler {
-    pub fn new(mailbox: Mailbox) -> PeerHandler {
-        PeerHandler { mailbox, node: std::sync::OnceLock::new() }
+    /// `took_part`: whether this member's directory shows that it ever voted, or took an entry.
+    pub fn new(mailbox: Mailbox, took_part: bool) -> PeerHandler {
+        let acquaintance = (!took_part)
+            .then(|| Arc::new(Acquaintance { confirmed: AtomicBool::new(false), asking: AtomicBool::new(false) }));
+        PeerHandler { mailbox, node: std::sync::OnceLock::new(), acquaintance }
+    }
+
+    fn admits(&self, sender: u64) -> bool {
+        self.acquaintance.as_ref().is_none_or(|acquaintance| acquaintance.admits(sender, self.node.get()))
     }
 
     pub fn set_node(&self, node: Arc<Node>) {
@@ -36,10 +125,16 @@ impl PeerHandler {
 
 impl peer::Handler for PeerHandler {
     fn message(&self, message: raftpb::Message) {
+        if !self.admits(message.from()) {
+            return;
+        }
         self.mailbox.consensus(Input::Message(Box::new(message)));
     }
 
     fn messages(&self, messages: Vec<raftpb::Message>) {
+        if messages.first().is_some_and(|first| !self.admits(first.from())) {
+            return;
+        }
         self.mailbox.messages(messages);
     }
 

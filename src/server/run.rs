@@ -15,7 +15,7 @@ use super::host::{self, Host, Inbox, Mailbox, MemberParts, Pace, RealClock};
 use super::listen::{self, Listener, ServeOptions, SocketOptions};
 use super::log::{self, FATAL};
 use super::node::{self, Node};
-use super::peers::{PeerHandler, follow_membership};
+use super::peers::{PeerHandler, ask_peers, follow_membership};
 use super::workers::Workers;
 use super::{api, attend, http, peer};
 use crate::member::apply::Effect;
@@ -32,8 +32,6 @@ const STOP_LIMIT: Duration = Duration::from_millis(1_800);
 const HANDOVER_LIMIT: Duration = Duration::from_millis(1_000);
 /// What clients still under way get to finish.
 const DRAIN_LIMIT: Duration = Duration::from_millis(300);
-/// How long a new member waits for its peers to say who is in the cluster.
-const PEER_LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Entries kept in memory for followers that are a little behind.
 const LOG_CACHE_BYTES: u64 = 64 << 20;
 /// A request waits this long, and two elections.
@@ -200,7 +198,8 @@ async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Dis
         boot_config.member_id = founding.local_id;
         boot_config.cluster_id = founding.cluster_id;
         boot_config.founders = founders.collect();
-        refuse_known_member(&boot_config).await?;
+        // Here where a peer can be asked already; the peers' messages are held back until one was (see `peers`).
+        ask_peers(boot_config.member_id, boot_config.cluster_id, boot_config.founders.iter()).await?;
     }
     let path = format!("{}/{}", disk_root(config), boot::STORE_PATH);
     let started = Instant::now();
@@ -225,31 +224,6 @@ async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Dis
         "starting local member"
     );
     Ok(booted)
-}
-
-/// A member whose cluster already knows it has run before: without its data it must not pretend to be that member.
-async fn refuse_known_member(config: &boot::Config) -> Result<(), String> {
-    for member in config.founders.iter().filter(|m| m.id != config.member_id) {
-        let Ok(remote) = peer::get_cluster_from_peers(&member.peer_urls, PEER_LOOK_TIMEOUT).await else { continue };
-        if remote.cluster_id != config.cluster_id {
-            return Err(format!(
-                "the member at {} belongs to cluster {}, but --initial-cluster and --initial-cluster-token make \
-                 cluster {}: check these flags, or start from an empty data directory on every member",
-                member.peer_urls.join(","),
-                hex(remote.cluster_id),
-                hex(config.cluster_id)
-            ));
-        }
-        let known = remote.members.iter().find(|m| m.id == config.member_id);
-        if known.is_some_and(|m| !m.client_urls.is_empty()) {
-            return Err(format!(
-                "member {} has already been bootstrapped, but its data directory is empty: restore the directory, or \
-                 remove the member from the cluster and add it again",
-                hex(config.member_id)
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// The member's threads, and what they are reached by.
@@ -277,7 +251,9 @@ impl Running {
             membership: booted.applier.membership().clone(),
             status: booted.consensus.status(),
         }));
-        let handler = Arc::new(PeerHandler::new(mailbox));
+        // The founding is term 1, without a vote; whoever has heard of an election is beyond it.
+        let status = booted.consensus.status();
+        let handler = Arc::new(PeerHandler::new(mailbox, status.term > 1 || status.vote != 0));
         handler.set_node(node.clone());
         let transport = peer::Transport::new(
             peer::Config {
