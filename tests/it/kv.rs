@@ -12,6 +12,8 @@ use lockstep::proto::etcdserverpb::response_op::Response as OpResponse;
 use lockstep::proto::etcdserverpb::*;
 use prost::Message;
 
+use crate::util::oracle::Etcd;
+use crate::util::process::{Cluster, Kind};
 use crate::util::target::{InProcess, MAX_TXN_OPS, Request, Response, everything};
 
 const DEEPEST: usize = check::MAX_TXN_DEPTH;
@@ -343,4 +345,21 @@ fn errors_have_one_text_each_and_are_found_by_it() {
     assert_eq!(EtcdError::MemberNotEnoughStarted.code(), Code::Unknown);
     assert_eq!((EtcdError::Compacted.code().number(), EtcdError::LeaseNotFound.code().number()), (11, 5));
     assert_eq!(EtcdError::from_message("etcdserver: no such thing"), None);
+}
+
+/// What is too large is refused as etcd refuses it, by the server's own limit and by gRPC's.
+#[test]
+fn requests_that_are_too_large() {
+    let answers = [Kind::Etcd(Etcd::V35), Kind::Lockstepd].map(|kind| {
+        let cluster = Cluster::start(kind, 1)?;
+        let refusal = |bytes: usize| {
+            let status = cluster.client(0).put(put("k", &"x".repeat(bytes))).expect_err("it is too large");
+            (status.code(), status.message().to_owned())
+        };
+        Some([refusal(1_600_000), refusal(3_000_000)])
+    });
+    if let [Some(etcd), Some(ours)] = answers {
+        assert_eq!(ours, etcd);
+        assert!(ours[1].1.contains("larger than max"), "{ours:?}");
+    }
 }

@@ -8,6 +8,7 @@ mod maintenance;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::response::Response;
 use lockstep_proto::etcdserverpb::{
     self as pb, cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
 };
@@ -33,6 +34,24 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
         .add_service(serve!(MaintenanceServer, maintenance::Maintenance { node }))
         .prepare()
         .into_axum_router()
+        .layer(axum::middleware::map_response(size_refusals_as_grpc_go))
+}
+
+/// tonic refuses a message that is too large as `OutOfRange`, in words of its own; clients of etcd know Go's.
+async fn size_refusals_as_grpc_go(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    if headers.get("grpc-status").is_some_and(|code| code == "11")
+        && let Some(status) = Status::from_header_map(headers)
+        && let Some(rest) = status.message().strip_prefix("Error, decoded message length too large: found ")
+        && let Some((found, limit)) = rest.split_once(" bytes, the limit is: ")
+    {
+        let limit = limit.trim_end_matches(" bytes");
+        let refusal =
+            Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"));
+        // It cannot fail on plain digits and letters.
+        let _ = refusal.add_header(headers);
+    }
+    response
 }
 
 fn status_not_yet(what: &str) -> Status {
