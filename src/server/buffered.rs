@@ -55,8 +55,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
         Poll::Ready(Ok(data.len()))
     }
 
-    /// h2 flushes after each payload that it does not copy into its own buffer. It copies more of them (up to 1 KiB instead of
-    /// 256 B) where writes are not vectored, and those answers leave together.
+    /// h2 flushes after each payload that it does not copy into its own buffer. It copies more of them (up to 1 KiB
+    /// instead of 256 B) where writes are not vectored, and those answers leave together.
     fn is_write_vectored(&self) -> bool {
         false
     }
