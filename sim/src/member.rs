@@ -11,7 +11,7 @@ use std::sync::Arc;
 use lockstep::member::apply::{self, Applier, Response};
 use lockstep::member::boot::{self, Booted};
 use lockstep::member::error::EtcdError;
-use lockstep::member::membership::Member;
+use lockstep::member::membership::{Member, ids};
 use lockstep::member::raft::{Consensus, Effect, Fetch, Input, Persist, Proposal, ReadRequest, Status};
 use lockstep::mvcc::{self, Backend, Batch, View};
 use lockstep::ports::clock::Instant;
@@ -460,10 +460,9 @@ impl SimMember {
 }
 
 impl Life {
-    /// Of the shape that production gives out: member, epoch, number.
     fn next_id(&mut self, member: u64) -> u64 {
         self.sequence += 1;
-        ((member & 0xffff) << 48) | ((self.epoch & 0xff) << 40) | self.sequence
+        ids::first_request(member, self.epoch).wrapping_add(self.sequence)
     }
 
     fn log_work(&mut self, work: LogWork) -> Result<(), wal::Error> {
@@ -473,7 +472,7 @@ impl Life {
                 self.appended = Some(persist.number);
             }
             LogWork::Fetch(fetch) => {
-                let entries = self.wal.read(fetch.low, fetch.high, fetch.max_bytes)?;
+                let entries = fetch.read_from(&self.wal)?;
                 self.inbox.push(Input::Fetched { id: fetch.id, entries });
             }
             LogWork::Release(index) => self.wal.release_below(index + 1)?,

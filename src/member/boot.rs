@@ -22,7 +22,8 @@ pub const SNAP_DIR: &str = "member/snap";
 pub const STORE_PATH: &str = "member/snap/db";
 pub const WAL_DIR: &str = "member/wal";
 
-/// How to boot. Ids and members count only on the first boot; later the disk knows better.
+/// How to boot. Ids and members count only until the member is founded ([`Error::Unfounded`] asks for them); later the
+/// disk knows better.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub member_id: u64,
@@ -90,6 +91,13 @@ pub enum Error {
          it again"
     )]
     LogTooLate { before: u64, applied: u64 },
+    #[error("a member cannot be founded without its cluster's members: say who they are")]
+    Unfounded,
+    #[error(
+        "the write-ahead log was created for member {member:x} of cluster {cluster:x}, which the flags do not name, \
+         and holds nothing: start with the flags of the first time, or from an empty data directory"
+    )]
+    OtherFounders { member: u64, cluster: u64 },
     #[error("{0}")]
     Raft(String),
 }
@@ -112,6 +120,13 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
     let (mut wal, mut log) = Wal::open(wal_disk, &config.wal_dir, config.wal, applied + 1)?;
     if wal.last_index() == 0 && applied == 0 {
         // A first boot, or one that crashed before it got here.
+        if config.founders.is_empty() {
+            return Err(Error::Unfounded);
+        }
+        let wal::Metadata { member_id, cluster_id } = log.metadata;
+        if cluster_id != config.cluster_id || config.founders.iter().all(|m| m.id != member_id) {
+            return Err(Error::OtherFounders { member: member_id, cluster: cluster_id });
+        }
         found(&mut wal, &config.founders)?;
         log.hard_state = founding_state(&config.founders);
         log.entries = founding_entries(&config.founders);

@@ -26,8 +26,6 @@ use crate::ports::clock::{Clock, Instant};
 /// Low bits of an id: the desk that waits.
 const DESK_BITS: u32 = 6;
 pub const MAX_DESKS: usize = 1 << DESK_BITS;
-/// Bits of an id below the part that tells this life of this member.
-const COUNTER_BITS: u32 = 40;
 
 pub type Result<T> = std::result::Result<T, EtcdError>;
 
@@ -121,10 +119,10 @@ impl Desk {
         }
     }
 
-    /// An id for a request, told from those of other members and of this one's former life by `life`.
+    /// An id for a request. `life` is where those of this life of this member begin.
     pub fn next_id(&self, life: u64) -> u64 {
-        let count = self.next.fetch_add(1, Ordering::Relaxed) & ((1 << (COUNTER_BITS - DESK_BITS)) - 1);
-        (life << COUNTER_BITS) | (count << DESK_BITS) | self.number
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        (life.wrapping_add(count) << DESK_BITS) | self.number
     }
 
     /// The number of the desk that this id belongs to.

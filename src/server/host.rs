@@ -12,6 +12,7 @@
 //! meets an error it cannot answer ends the process through [`Fatal`]: going on would acknowledge what may not be
 //! there.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -147,14 +148,23 @@ impl Host {
             fatal: fatal.clone(),
             compact_at: None,
         };
-        let consensus = ConsensusThread { consensus, log: to_log, apply: to_apply, node, network, clock, pace, fatal };
+        let consensus = ConsensusThread {
+            consensus,
+            log: to_log,
+            apply: to_apply,
+            node,
+            network,
+            clock,
+            pace,
+            fatal: fatal.clone(),
+        };
         let threads = vec![
-            spawn("consensus", move || consensus.run(inbox.0)),
-            spawn("log", move || log.run(log_inbox)),
-            spawn("apply", move || apply.run(apply_inbox, first)),
-            spawn("backend", move || backend.run(backend_inbox)),
+            spawn("consensus", &fatal, move || consensus.run(inbox.0)),
+            spawn("log", &fatal, move || log.run(log_inbox)),
+            spawn("apply", &fatal, move || apply.run(apply_inbox, first)),
+            spawn("backend", &fatal, move || backend.run(backend_inbox)),
             // What fails here the log meets itself when it needs the segment, and says so.
-            spawn("spares", move || spares_inbox.iter().for_each(|spare| drop(spare.prepare()))),
+            spawn("spares", &fatal, move || spares_inbox.iter().for_each(|spare| drop(spare.prepare()))),
         ];
         Host { mailbox, threads }
     }
@@ -184,7 +194,14 @@ impl MemberParts {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+/// A thread that panics ends the process: without it the member would go on in part, and answer nobody.
+fn spawn(name: &'static str, fatal: &Fatal, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    let fatal = fatal.clone();
+    let run = move || {
+        if std::panic::catch_unwind(AssertUnwindSafe(run)).is_err() {
+            fatal(format!("the {name} thread panicked; what it said is on standard error"));
+        }
+    };
     std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread can be started")
 }
 
@@ -333,7 +350,7 @@ impl LogThread {
             self.order_spare();
         }
         for fetch in fetches {
-            let entries = self.wal.read(fetch.low, fetch.high, fetch.max_bytes)?;
+            let entries = fetch.read_from(&self.wal)?;
             self.consensus.consensus(Input::Fetched { id: fetch.id, entries });
         }
         Ok(())

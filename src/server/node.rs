@@ -16,7 +16,7 @@ use super::desk::{Answers, Desk, Sorted};
 use super::host::{Mailbox, RealClock};
 use crate::member::apply::{Reply, Response};
 use crate::member::error::EtcdError;
-use crate::member::membership::Membership;
+use crate::member::membership::{Membership, ids};
 use crate::member::raft::{Proposal, ReadRequest, Status};
 use crate::mvcc::View;
 use crate::ports::clock::{Clock, Instant};
@@ -33,7 +33,7 @@ pub struct Node {
     pub request_timeout: Duration,
     pub(super) mailbox: Mailbox,
     clock: RealClock,
-    /// Tells this life of this member in the ids of requests.
+    /// Where the ids of this life's requests begin.
     life: u64,
     /// By number; the first is that of threads that serve no clients.
     desks: Vec<Arc<Desk>>,
@@ -82,7 +82,7 @@ impl Node {
             request_timeout: parts.request_timeout,
             mailbox: parts.mailbox,
             clock: parts.clock,
-            life: ((parts.member_id & 0xffff) << 8) | (parts.epoch & 0xff),
+            life: ids::first_request(parts.member_id, parts.epoch),
             desks: parts.desks,
             published: Published { view: RwLock::new(parts.view), waiting: Mutex::default() },
             status: RwLock::new(parts.status),

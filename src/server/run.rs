@@ -187,26 +187,17 @@ async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Dis
         },
     };
     if is_new {
-        let config = config.clone();
-        let founding = tokio::task::spawn_blocking(move || config.bootstrap()).await.map_err(|e| e.to_string())??;
-        let founders = founding.members.iter().map(|m| Member {
-            id: m.id,
-            name: m.name.clone(),
-            peer_urls: m.peer_urls.clone(),
-            ..Default::default()
-        });
-        boot_config.member_id = founding.local_id;
-        boot_config.cluster_id = founding.cluster_id;
-        boot_config.founders = founders.collect();
-        // Here where a peer can be asked already; the peers' messages are held back until one was (see `peers`).
-        ask_peers(boot_config.member_id, boot_config.cluster_id, boot_config.founders.iter()).await?;
+        name_founders(config, &mut boot_config).await?;
     }
     let path = format!("{}/{}", disk_root(config), boot::STORE_PATH);
     let started = Instant::now();
-    let booted = tokio::task::spawn_blocking(move || boot::boot(disk, wal_disk, &boot_config))
-        .await
-        .map_err(|e| format!("booting the member: {e}"))?
-        .map_err(|e| e.to_string())?;
+    let mut booted = boot_apart(&disk, &wal_disk, &boot_config).await?;
+    if matches!(booted, Err(boot::Error::Unfounded)) {
+        // The first boot crashed when the log was there and nothing was in it.
+        name_founders(config, &mut boot_config).await?;
+        booted = boot_apart(&disk, &wal_disk, &boot_config).await?;
+    }
+    let booted = booted.map_err(|e| e.to_string())?;
     info!(path = %path, took = ?started.elapsed(), "opened backend db");
     if let Some(repaired) = &booted.repaired {
         warn!(repaired = %repaired, "repaired the torn tail of the write-ahead log");
@@ -224,6 +215,36 @@ async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Dis
         "starting local member"
     );
     Ok(booted)
+}
+
+/// Works out who founds the cluster, from the flags.
+async fn name_founders(config: &Config, boot_config: &mut boot::Config) -> Result<(), String> {
+    let config = config.clone();
+    let founding = tokio::task::spawn_blocking(move || config.bootstrap()).await.map_err(|e| e.to_string())??;
+    let founders = founding.members.iter().map(|m| Member {
+        id: m.id,
+        name: m.name.clone(),
+        peer_urls: m.peer_urls.clone(),
+        ..Default::default()
+    });
+    boot_config.member_id = founding.local_id;
+    boot_config.cluster_id = founding.cluster_id;
+    boot_config.founders = founders.collect();
+    // Here where a peer can be asked already; the peers' messages are held back until one was (see `peers`).
+    ask_peers(boot_config.member_id, boot_config.cluster_id, boot_config.founders.iter()).await?;
+    Ok(())
+}
+
+/// On a thread that may block.
+async fn boot_apart(
+    disk: &Arc<dyn Disk>,
+    wal_disk: &Arc<dyn Disk>,
+    config: &boot::Config,
+) -> Result<Result<Booted, boot::Error>, String> {
+    let (disk, wal_disk, config) = (disk.clone(), wal_disk.clone(), config.clone());
+    tokio::task::spawn_blocking(move || boot::boot(disk, wal_disk, &config))
+        .await
+        .map_err(|e| format!("booting the member: {e}"))
 }
 
 /// The member's threads, and what they are reached by.

@@ -85,6 +85,7 @@ scripts! {
     crash_all
     election
     fetch
+    fetch_overwritten
     leader_disk_slow
     log_conflict
     log_missing

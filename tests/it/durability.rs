@@ -7,12 +7,15 @@
 #[path = "durability/process.rs"]
 mod process;
 
+use lockstep::member::boot::WAL_DIR;
 use lockstep::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use lockstep::proto::etcdserverpb::kv_client::KvClient;
 use lockstep::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use lockstep::proto::etcdserverpb::{
     Compare, DeleteRangeRequest, HashKvRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op,
 };
+use lockstep::server::disk::RealDisk;
+use lockstep::wal::Wal;
 use process::{Member, members, works};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -369,4 +372,31 @@ async fn check_cluster(cluster: &mut [Member], ledger: &Ledger) -> usize {
     ledger.idle.iter().for_each(|idle| idle.store(false, Ordering::SeqCst));
     ledger.paused.store(false, Ordering::SeqCst);
     acknowledged.len()
+}
+
+/// A first boot that crashes between the log's creation and its first entries leaves an empty log: the next boot knows
+/// from the flags who founds the cluster, and finishes the work.
+#[test]
+fn a_first_boot_that_crashed_is_finished_by_the_next() {
+    let Some(program) = server() else { return };
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mut member = members(&program, 1, scratch.path()).remove(0);
+    let runtime = runtime();
+    member.start(&[]);
+    runtime.block_on(wait_up(&mut member));
+    member.kill();
+
+    // What that crash leaves, for this very member.
+    let open_disk = || Arc::new(RealDisk::new(&member.dir).expect("the data directory"));
+    let (wal, _) = Wal::open(open_disk(), WAL_DIR, Default::default(), 0).expect("a whole log");
+    let metadata = wal.metadata();
+    drop(wal);
+    std::fs::remove_dir_all(&member.dir).expect("nobody runs there");
+    std::fs::create_dir_all(&member.dir).expect("a folder");
+    drop(Wal::create(open_disk(), WAL_DIR, metadata, Default::default()).expect("a new log"));
+
+    member.start(&[]);
+    let mut kv = runtime.block_on(wait_up(&mut member));
+    runtime.block_on(put(&mut kv, "k", "v")).expect("a member that works");
+    member.kill();
 }

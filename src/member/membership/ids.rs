@@ -1,4 +1,4 @@
-//! etcd's member and cluster ids, which every peer and every tool derives from the same bytes.
+//! etcd's member and cluster ids, which every peer and every tool derives from the same bytes; and request ids.
 //!
 //! Nothing here may look at a clock: etcd mixes the time into the id of a member that is *added* later, and that id
 //! arrives in a `ConfChange`; the ids of a bootstrapped cluster depend on URLs and token alone.
@@ -26,6 +26,17 @@ pub fn cluster_id(member_ids: &[u64]) -> u64 {
     for id in ids {
         hash.update(id.to_be_bytes());
     }
+    first_eight(hash)
+}
+
+/// Where the ids of a member's requests begin in this life of it (`epoch`); they count up from here.
+///
+/// Replies find their way by these ids alone, on every member. Far apart for any two lives of any two members: were ids
+/// composed of a few bits of each, two members that agree in those bits would take each other's answers.
+pub fn first_request(member_id: u64, epoch: u64) -> u64 {
+    let mut hash = Sha1::new();
+    hash.update(member_id.to_be_bytes());
+    hash.update(epoch.to_be_bytes());
     first_eight(hash)
 }
 

@@ -99,7 +99,7 @@ impl Membership {
     pub fn apply_conf_change(&mut self, store: &mut Store, change: &raftpb::ConfChange) -> bool {
         use raftpb::ConfChangeType as T;
         let id = change.node_id();
-        if self.removed.contains(&id) {
+        if id == 0 || self.removed.contains(&id) || !self.keeps_a_voter(change) {
             return false;
         }
         match change.r#type() {
@@ -126,6 +126,14 @@ impl Membership {
             }
         }
         true
+    }
+
+    /// Raft cannot count without a voter: a change that leaves none would stop every member that applies it.
+    fn keeps_a_voter(&self, change: &raftpb::ConfChange) -> bool {
+        use raftpb::ConfChangeType as T;
+        let is_removal = change.r#type() == T::ConfChangeRemoveNode;
+        change.r#type() == T::ConfChangeAddNode
+            || self.members.values().any(|m| !(m.is_learner || is_removal && m.id == change.node_id()))
     }
 
     /// A member made its name and client URLs known.

@@ -15,6 +15,7 @@ use raft::{RawNode, ReadOnlyOption, StateRole};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
+use super::inbound;
 use super::log::{Fetch, Log};
 pub use super::reads::ReadRequest;
 use super::reads::Reads;
@@ -204,7 +205,7 @@ impl Consensus {
             check_quorum: config.check_quorum,
             pre_vote: config.pre_vote,
             read_only_option: ReadOnlyOption::Safe,
-            // It joins entries to a waiting message of another position: see `receive`, and the head of this folder.
+            // It joins entries to a waiting message of another position: see [`inbound`], and the head of this folder.
             batch_append: false,
             ..Default::default()
         };
@@ -342,22 +343,14 @@ impl Consensus {
     }
 
     fn receive(&mut self, message: raftpb::Message, effects: &mut Vec<Effect>) {
-        let Ok(inbound) = tr::message_in(message.clone()) else { return };
+        let release_index = message.release_index();
+        let Ok(inbound) = tr::message_in(message) else { return };
+        if !inbound::is_sound(&inbound, &self.node.raft) {
+            return;
+        }
         match inbound.get_msg_type() {
             MessageType::MsgPropose if !self.take_stamp(&inbound.context) => return,
-            MessageType::MsgReadIndex => {
-                let [entry] = inbound.get_entries() else { return };
-                if !self.take_stamp(&entry.data) {
-                    return;
-                }
-            }
-            // raft-rs panics on a malformed one.
-            MessageType::MsgReadIndexResp if inbound.entries.len() != 1 => return,
-            // raft-rs counts entries from the message's index without looking at theirs: it would acknowledge what it
-            // has not.
-            MessageType::MsgAppend if !follow_on(inbound.index, inbound.get_entries()) => return,
-            // Peers of this version send none, and a stray one would replace the log.
-            MessageType::MsgSnapshot => return,
+            MessageType::MsgReadIndex if !self.take_stamp(&inbound.entries[0].data) => return,
             MessageType::MsgHeartbeat
                 if inbound.term >= self.node.raft.term && inbound.commit > self.node.raft.raft_log.last_index() =>
             {
@@ -379,7 +372,7 @@ impl Consensus {
         if inbound.term == self.node.raft.term
             && matches!(inbound.get_msg_type(), MessageType::MsgHeartbeat | MessageType::MsgAppend)
         {
-            self.replicated_everywhere = self.replicated_everywhere.max(message.release_index());
+            self.replicated_everywhere = self.replicated_everywhere.max(release_index);
         }
         // An error here is a message that raft has no use for (from a removed member, say).
         let _ = self.node.step(inbound);
@@ -393,6 +386,10 @@ impl Consensus {
     fn stamp(&mut self) -> Stamp {
         self.sequence += 1;
         Stamp { member: self.config.id, epoch: self.config.epoch, sequence: self.sequence }
+    }
+
+    fn is_ours(&self, stamp: &Stamp) -> bool {
+        stamp.member == self.config.id && stamp.epoch == self.config.epoch
     }
 
     /// Puts all waiting proposals into the log, or forwards them, in as few messages as can be. Without a leader they
@@ -478,7 +475,10 @@ impl Consensus {
                 effects.push(Effect::Send(at_once));
             }
             for state in ready.take_read_states() {
-                let stamp = Stamp::decode(&state.request_ctx).expect("every round of ours is stamped");
+                // Not ours, or of a former life, whose sequences were the same: an answer that was late.
+                let Some(stamp) = Stamp::decode(&state.request_ctx).filter(|stamp| self.is_ours(stamp)) else {
+                    continue;
+                };
                 let reads = self.reads.finish(stamp.sequence);
                 if !reads.is_empty() {
                     effects.push(Effect::ReadReady { reads, index: state.index });
@@ -574,9 +574,4 @@ impl Consensus {
         self.stopped = true;
         effects.push(Effect::Stop(reason));
     }
-}
-
-/// Whether the entries are those right behind `index`, without a gap.
-fn follow_on(index: u64, entries: &[eraftpb::Entry]) -> bool {
-    entries.iter().zip(1..).all(|(entry, offset)| index.checked_add(offset) == Some(entry.index))
 }

@@ -7,8 +7,11 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
+use lockstep_proto::raftpb;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
+
+use crate::wal::{self, Wal};
 
 /// Entries `[low, high)` that the host must read from the write-ahead log and hand back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +20,17 @@ pub struct Fetch {
     pub low: u64,
     pub high: u64,
     pub max_bytes: u64,
+}
+
+impl Fetch {
+    /// What the host hands back. Nothing when the entries were overwritten or released since they were asked for: then
+    /// nobody wants them any more, and it is no failure of the log.
+    pub fn read_from(&self, wal: &Wal) -> std::result::Result<Vec<raftpb::Entry>, wal::Error> {
+        match wal.read(self.low, self.high, self.max_bytes) {
+            Err(wal::Error::Released { .. } | wal::Error::Unavailable { .. }) => Ok(Vec::new()),
+            read => read,
+        }
+    }
 }
 
 /// What raft-rs reads its log from.

@@ -9,10 +9,12 @@
 //!   ([`stamp`]); so is a forwarded proposal, which raft would append twice;
 //! * it drops a read index in silence when it cannot serve it: rounds are issued again with a new stamp ([`reads`]);
 //! * its `batch_append` joins entries to an empty append that waits at another position, whose receiver then
-//!   acknowledges an entry too many: it stays off, and appends that do not follow on are refused ([`consensus`]);
+//!   acknowledges an entry too many: it stays off, and appends that do not follow on are refused;
+//! * it panics on messages that no correct peer sends: those never reach it ([`inbound`]);
 //! * it takes the log from memory: old entries are fetched from the write-ahead log, asynchronously ([`log`]).
 
 mod consensus;
+mod inbound;
 mod log;
 mod reads;
 mod stamp;

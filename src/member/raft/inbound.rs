@@ -1,0 +1,61 @@
+//! Which messages from outside raft may see.
+//!
+//! raft-rs trusts its peers: it panics on what no correct peer sends (an empty proposal, a forwarded request with a
+//! term), and acknowledges entries that it does not have (behind a gap, or behind a position past its log, whose term
+//! it takes for 0). One faulty peer must not stop a member or make it promise what it cannot keep, so such messages end
+//! here. Nothing a correct member of this version or an etcd sends may be refused, but snapshots.
+
+use lockstep_proto::raftpb;
+use prost::Message as _;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use raft::{Raft, StateRole};
+
+use super::log::Log;
+
+/// No cluster gets there by elections; raft-rs counts on from a message's term without a look at the end of the range.
+const MAX_TERM: u64 = u64::MAX / 2;
+
+/// Whether raft can do without harm what this message asks.
+pub fn is_sound(message: &Message, raft: &Raft<Log>) -> bool {
+    use MessageType::*;
+    let kind = message.get_msg_type();
+    // Requests are forwarded without a term; without one anything else would count as the member's own.
+    let is_request = matches!(kind, MsgPropose | MsgReadIndex);
+    if message.from == 0 || is_request != (message.term == 0) || message.term > MAX_TERM {
+        return false;
+    }
+    match kind {
+        MsgPropose => !message.entries.is_empty() && message.entries.iter().all(is_proposal),
+        MsgReadIndex | MsgReadIndexResp => message.entries.len() == 1,
+        MsgAppend => follows_on(message),
+        // A follower has no more than the leader sent it in this term.
+        MsgAppendResponse if raft.state == StateRole::Leader && message.term == raft.term => {
+            message.index.max(message.reject_hint) <= raft.raft_log.last_index()
+        }
+        // A follower would forward it, and raft-rs panics on what it forwards with a term.
+        MsgTransferLeader => raft.state == StateRole::Leader,
+        // A sole voter needs no asking; raft-rs asserts that one which campaigns has persisted its whole log.
+        MsgTimeoutNow => !raft.prs().is_singleton(),
+        // Peers of this version send none, and a stray one would replace the log.
+        MsgSnapshot => false,
+        _ => true,
+    }
+}
+
+/// Whether these are entries that a leader can have, right behind one another and behind one that is there.
+fn follows_on(message: &Message) -> bool {
+    let is_next = |(entry, offset): (&Entry, u64)| {
+        message.index.checked_add(offset) == Some(entry.index) && (1..=message.term).contains(&entry.term)
+    };
+    (message.index == 0) == (message.log_term == 0) && message.entries.iter().zip(1..).all(is_next)
+}
+
+/// Whether the leader may put this into the log. raft-rs parses conf changes with a decoder that must not be the first
+/// to see outside bytes: it has no limit of depth.
+fn is_proposal(entry: &Entry) -> bool {
+    match entry.get_entry_type() {
+        EntryType::EntryNormal => true,
+        EntryType::EntryConfChange => raftpb::ConfChange::decode(&entry.data[..]).is_ok(),
+        EntryType::EntryConfChangeV2 => false,
+    }
+}
