@@ -474,8 +474,8 @@ impl BackendThread {
                 }
                 Err(error) => {
                     (self.fatal)(format!(
-                        "committing the store: {error}; what was acknowledged is in the write-ahead log: free space, or \
-                         mend the disk, then start the member again"
+                        "committing the store: {error}; what was acknowledged is in the write-ahead log: free space, \
+                         or mend the disk, then start the member again"
                     ));
                     return;
                 }

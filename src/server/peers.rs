@@ -23,8 +23,8 @@ pub struct PeerHandler {
     acquaintance: Option<Arc<Acquaintance>>,
 }
 
-/// A member whose directory holds nothing but its founding, until a peer has confirmed that the cluster does not know it
-/// as one that ran before.
+/// A member whose directory holds nothing but its founding, until a peer has confirmed that the cluster does not know
+/// it as one that ran before.
 ///
 /// One that did, and lost its directory, has promised what it no longer remembers: voting or acknowledging again, it
 /// could make a majority forget what was acknowledged. It cannot tell by itself, and at boot perhaps no peer was there
@@ -38,8 +38,8 @@ struct Acquaintance {
 const ASK_PAUSE: Duration = Duration::from_millis(100);
 
 impl Acquaintance {
-    /// Whether messages may pass. Asks their sender first where that is still to be done; what is dropped meanwhile raft
-    /// sends again.
+    /// Whether messages may pass. Asks their sender first where that is still to be done; what is dropped meanwhile
+    /// raft sends again.
     fn admits(self: &Arc<Acquaintance>, sender: u64, node: Option<&Arc<Node>>) -> bool {
         if self.confirmed.load(Ordering::Acquire) {
             return true;

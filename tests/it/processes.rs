@@ -52,8 +52,9 @@ fn a_cluster_survives_kill_pause_and_restart_of_its_members() {
     assert!(cluster.members[follower].data_dir.join("member").is_dir());
 }
 
-/// Three members are killed, one loses its directory and comes back first, when no peer is there that could be asked who
-/// it is. Once it rejoined without a word, and with a member that had missed writes it made a majority that had them not.
+/// Three members are killed, one loses its directory and comes back first, when no peer is there that could be asked
+/// who it is. Once it rejoined without a word, and with a member that had missed writes it made a majority that had
+/// them not.
 #[test]
 fn a_wiped_member_does_not_rejoin() {
     let Some(mut cluster) = Cluster::start(Kind::Lockstepd, 3) else { return };
