@@ -303,6 +303,11 @@ const GATHER_PART: u32 = 4;
 const GATHER_LIMIT: Duration = Duration::from_millis(5);
 const GATHER_WORTH: Duration = Duration::from_micros(100);
 
+/// A vote or a term without entries: an election waits for it.
+fn is_urgent(work: &ToLog) -> bool {
+    matches!(work, ToLog::Persist(persist) if persist.entries.is_empty())
+}
+
 fn entries_of(work: &[ToLog]) -> usize {
     work.iter().map(|work| if let ToLog::Persist(persist) = work { persist.entries.len() } else { 0 }).sum()
 }
@@ -360,7 +365,7 @@ impl LogThread {
     /// clients would else always just miss a sync, and wait for two.
     fn gather(&self, inbox: &Receiver<ToLog>, waiting: &mut Vec<ToLog>) {
         let limit = (self.last_sync / GATHER_PART).min(GATHER_LIMIT);
-        if limit < GATHER_WORTH {
+        if limit < GATHER_WORTH || waiting.iter().any(is_urgent) {
             return;
         }
         let until = StdInstant::now() + limit;
