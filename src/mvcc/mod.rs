@@ -28,6 +28,6 @@ pub use compact::CompactProgress;
 pub use hash::HashKv;
 pub use overlay::{Bucket, BucketEntry};
 pub use row::{Header, Row, header, parse_row_key, row_key};
-pub use store::{Options, Store, holds_data};
+pub use store::{Options, Store};
 pub use txn::WriteTxn;
 pub use view::{View, read_newest};

@@ -26,6 +26,17 @@ pub enum Error {
     Storage(String),
 }
 
+/// An error of a read that may say: take a fresh view and ask again.
+pub trait Overtaken {
+    fn is_overtaken(&self) -> bool;
+}
+
+impl Overtaken for Error {
+    fn is_overtaken(&self) -> bool {
+        matches!(self, Error::Overtaken)
+    }
+}
+
 /// What to read of a range of keys.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RangeOptions {

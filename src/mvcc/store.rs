@@ -37,12 +37,6 @@ impl Default for Options {
     }
 }
 
-/// Whether the store at `path` holds what some entry of the log did. It is opened for that, and closed again.
-pub fn holds_data(disk: Arc<dyn Disk>, path: &str, options: Options) -> Result<bool, OpenError> {
-    let (store, _backend) = Store::open(disk, path, options)?;
-    Ok(store.durable_index() > 0)
-}
-
 /// The store, as its single writer sees it.
 #[derive(Debug)]
 pub struct Store {

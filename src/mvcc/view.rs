@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::backend::{Live, META_CONSISTENT_INDEX, META_TERM, Reader};
 use super::index::{Index, KeyRange};
 use super::overlay::{Bucket, BucketChange, BucketEntry, Overlay, Seq};
-use super::read::{Error, RangeOptions, RangeResult, Read, Revision};
+use super::read::{Error, Overtaken, RangeOptions, RangeResult, Read, Revision};
 use super::row::{Row, decode};
 
 /// Where values are: redb as of one commit, and the batches after it, oldest first.
@@ -133,17 +133,17 @@ impl Read for View {
 }
 
 /// Reads the newest state with `read`, on a fresh view from `view` whenever compaction overtook the one before.
-pub fn read_newest<T>(
+pub fn read_newest<T, E: Overtaken>(
     mut view: impl FnMut() -> Arc<View>,
-    mut read: impl FnMut(&View) -> Result<T, Error>,
-) -> Result<T, Error> {
+    mut read: impl FnMut(&View) -> Result<T, E>,
+) -> Result<T, E> {
     let mut current = view();
     loop {
         match read(&current) {
-            Err(Error::Overtaken) => {
+            Err(error) if error.is_overtaken() => {
                 let fresh = view();
                 if Arc::ptr_eq(&fresh, &current) || fresh.rev() <= current.rev() {
-                    return Err(Error::Overtaken);
+                    return Err(error);
                 }
                 current = fresh;
             }

@@ -24,6 +24,12 @@ pub enum KvError {
     Storage(String),
 }
 
+impl read::Overtaken for KvError {
+    fn is_overtaken(&self) -> bool {
+        matches!(self, KvError::Overtaken)
+    }
+}
+
 impl From<read::Error> for KvError {
     fn from(error: read::Error) -> Self {
         match error {

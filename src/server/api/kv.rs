@@ -8,8 +8,8 @@ use tonic::{Request, Response, Status};
 use super::{status, status_not_yet, store_status};
 use crate::member::apply::{Response as Applied, kv, range, txn};
 use crate::member::check;
-use crate::mvcc::View;
-use crate::mvcc::read::Error as StoreError;
+use crate::mvcc::read::{Error as StoreError, Overtaken};
+use crate::mvcc::{View, read_newest};
 use crate::server::node::{Consistency, Node};
 
 pub struct Kv {
@@ -31,7 +31,7 @@ impl kv_server::Kv for Kv {
         let view = self.view(request.serializable).await?;
         let is_short = request.range_end.is_empty() || (1..=SHORT_RANGE_KEYS).contains(&request.limit);
         let mut response = if is_short && range::is_default_order(&request) && !range::has_revision_filter(&request) {
-            read_newest(&self.node, view, |view| range::range(view, &request)).map_err(store_status)?
+            read_from(&self.node, view, |view| range::range(view, &request)).map_err(store_status)?
         } else {
             self.read_apart(view, move |view| range::range(view, &request)).await?.map_err(store_status)?
         };
@@ -110,7 +110,7 @@ impl Kv {
         read: impl Fn(&View) -> Result<T, E> + Send + 'static,
     ) -> Result<Result<T, E>, Status> {
         let node = self.node.clone();
-        let reading = tokio::task::spawn_blocking(move || read_newest(&node, view, read));
+        let reading = tokio::task::spawn_blocking(move || read_from(&node, view, read));
         reading.await.map_err(|e| Status::internal(format!("the read was lost: {e}")))
     }
 
@@ -125,39 +125,9 @@ impl Kv {
 }
 
 /// Reads on `view`, or on a newer one whenever compaction overtakes the read.
-fn read_newest<T, E: Overtaken>(
-    node: &Node,
-    mut view: Arc<View>,
-    read: impl Fn(&View) -> Result<T, E>,
-) -> Result<T, E> {
-    loop {
-        match read(&view) {
-            Err(error) if error.is_overtaken() => {
-                let newer = node.local_view();
-                if Arc::ptr_eq(&newer, &view) {
-                    return Err(error);
-                }
-                view = newer;
-            }
-            result => return result,
-        }
-    }
-}
-
-trait Overtaken {
-    fn is_overtaken(&self) -> bool;
-}
-
-impl Overtaken for StoreError {
-    fn is_overtaken(&self) -> bool {
-        matches!(self, StoreError::Overtaken)
-    }
-}
-
-impl Overtaken for kv::KvError {
-    fn is_overtaken(&self) -> bool {
-        matches!(self, kv::KvError::Overtaken)
-    }
+fn read_from<T, E: Overtaken>(node: &Node, view: Arc<View>, read: impl Fn(&View) -> Result<T, E>) -> Result<T, E> {
+    let mut first = Some(view);
+    read_newest(|| first.take().unwrap_or_else(|| node.local_view()), read)
 }
 
 fn kv_status(error: kv::KvError) -> Status {

@@ -8,7 +8,8 @@ use tonic::{Request, Response, Status};
 
 use super::{status, status_not_yet, store_status};
 use crate::member::error::EtcdError;
-use crate::mvcc::read::Read;
+use crate::mvcc::read::{Error as StoreError, Read};
+use crate::mvcc::{View, read_newest};
 use crate::server::http::Health;
 use crate::server::node::{Consistency, Node};
 use crate::{CLUSTER_VERSION, ETCD_VERSION};
@@ -67,20 +68,16 @@ impl maintenance_server::Maintenance for Maintenance {
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
         self.node.admit(&request)?;
-        let view = self.node.local_view();
-        let hashed = view.clone();
-        let hash = apart(move || hashed.hash()).await?.map_err(store_status)?;
-        Ok(Response::new(pb::HashResponse { header: self.node.header(view.rev()), hash }))
+        let (revision, hash) = self.read_apart(|view| Ok((view.rev(), view.hash()?))).await?;
+        Ok(Response::new(pb::HashResponse { header: self.node.header(revision), hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Answer<pb::HashKvResponse> {
         self.node.admit(&request)?;
-        let view = self.node.local_view();
-        let revision = request.into_inner().revision;
-        let hashed = view.clone();
-        let hash = apart(move || hashed.hash_kv(revision)).await?.map_err(store_status)?;
+        let at = request.into_inner().revision;
+        let (revision, hash) = self.read_apart(move |view| Ok((view.rev(), view.hash_kv(at)?))).await?;
         Ok(Response::new(pb::HashKvResponse {
-            header: self.node.header(view.rev()),
+            header: self.node.header(revision),
             hash: hash.hash,
             compact_revision: hash.compact_revision,
             hash_revision: hash.hash_revision,
@@ -102,7 +99,14 @@ impl maintenance_server::Maintenance for Maintenance {
     }
 }
 
-/// Runs what takes its time off the thread that serves the connection.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(format!("the work was lost: {e}")))
+impl Maintenance {
+    /// Reads the newest view off the thread that serves the connection: a hash takes its time.
+    async fn read_apart<T: Send + 'static>(
+        &self,
+        read: impl Fn(&View) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let node = self.node.clone();
+        let reading = tokio::task::spawn_blocking(move || read_newest(|| node.local_view(), read));
+        reading.await.map_err(|e| Status::internal(format!("the read was lost: {e}")))?.map_err(store_status)
+    }
 }
