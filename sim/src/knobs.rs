@@ -1,89 +1,199 @@
-//! Everything that distinguishes one simulated world from another, in one struct that is printed with every failure.
+//! Everything that distinguishes one simulated world from another, in one struct that is printed with every run.
 //!
-//! Drawn from the seed (swarm testing: each run has its own mixture, so that rare combinations come up), or set by
-//! hand.
+//! Drawn from the seed (swarm testing: each run has its own mixture, so that rare combinations come up), or read from
+//! the head of a scenario. With the choices that differ from them ([`crate::choices`]), they are all that a run depends
+//! on.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::fault;
 use crate::random::{Purpose, Random};
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Knobs {
-    pub seed: u64,
-    pub members: u64,
-    /// Clients and faults stop here; the world then has [`Knobs::calm_ms`] to come to rest.
-    pub busy_ms: u64,
-    pub calm_ms: u64,
+macro_rules! knobs {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Knobs {
+            $($(#[doc = $doc])* pub $name: u64,)*
+            /// The kinds of fault that may strike, and of work that clients do.
+            pub faults: BTreeSet<String>,
+            pub work: BTreeSet<String>,
+        }
 
-    pub delay_least_us: u64,
-    pub delay_most_us: u64,
-    /// Some messages take up to so much longer, and so are overtaken.
-    pub straggle_most_us: u64,
-    pub straggle_permille: u64,
-    pub loss_permille: u64,
-    pub duplicate_permille: u64,
+        impl Knobs {
+            /// Names and values of the numbers, in the order of their declaration.
+            pub fn numbers(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
 
-    pub fsync_least_us: u64,
-    pub fsync_most_us: u64,
-    /// A stage of a member (consensus, log, apply, backend) begins within this time of having work.
-    pub stage_most_us: u64,
-    /// Some steps of apply take up to so much longer.
-    pub apply_straggle_us: u64,
-    pub store_commit_ms: u64,
-
-    pub segment_bytes: u64,
-    pub log_cache_bytes: u64,
-    pub log_slack_entries: u64,
-
-    /// How far a member's clock may go wrong.
-    pub drift_permille: u64,
-
-    pub clients: u64,
-    pub think_most_ms: u64,
-    pub request_timeout_ms: u64,
-
-    /// Between two faults, on average; 0 for a world without.
-    pub fault_every_ms: u64,
+            /// Sets a number by its name.
+            pub fn set(&mut self, name: &str, value: u64) -> Result<(), String> {
+                match name {
+                    $(stringify!($name) => self.$name = value,)*
+                    _ => return Err(format!("there is no knob {name:?}")),
+                }
+                Ok(())
+            }
+        }
+    };
 }
 
-impl Knobs {
-    pub fn draw(seed: u64) -> Knobs {
-        let mut random = Random::new(seed, Purpose::Knobs);
-        let r = &mut random;
-        let delay_least_us = *r.pick(&[50, 200, 1_000, 5_000]);
-        let request_timeout_ms = *r.pick(&[500, 2_000, 7_000]);
-        let fsync_least_us = *r.pick(&[50, 500, 2_000]);
-        Knobs {
-            seed,
-            members: *r.pick(&[1, 3, 3, 3, 3, 5]),
-            busy_ms: r.between(15_000, 30_000),
-            // Whoever lost an answer at the last moment has time to find out, and to do another write.
-            calm_ms: 12_000 + request_timeout_ms,
-            delay_least_us,
-            delay_most_us: delay_least_us * r.between(1, 8),
-            straggle_most_us: *r.pick(&[0, 20_000, 500_000, 3_000_000]) + 1,
-            straggle_permille: *r.pick(&[0, 5, 20, 100]),
-            loss_permille: *r.pick(&[0, 0, 5, 20, 100]),
-            duplicate_permille: *r.pick(&[0, 5, 50, 200]),
-            fsync_least_us,
-            fsync_most_us: fsync_least_us * r.between(1, 20),
-            stage_most_us: *r.pick(&[10, 100, 2_000]),
-            apply_straggle_us: *r.pick(&[1, 1_000, 50_000, 500_000]),
-            store_commit_ms: *r.pick(&[100, 300, 1_000, 5_000]),
-            segment_bytes: *r.pick(&[4_096, 16_384, 65_536]),
-            log_cache_bytes: *r.pick(&[1, 4_096, 1 << 20]),
-            log_slack_entries: *r.pick(&[0, 1, 10, 100, 10_000]),
-            drift_permille: *r.pick(&[0, 1, 50]),
-            clients: r.between(1, 8),
-            think_most_ms: *r.pick(&[40, 100, 300]),
-            request_timeout_ms,
-            fault_every_ms: *r.pick(&[0, 300, 1_000, 3_000]),
+knobs! {
+    members,
+    clients,
+    /// Clients and faults have this long; then a core of members must make progress alone.
+    safety_ms,
+    /// The liveness phase: a core is healthy, the others stay dead or cut off.
+    core_ms,
+    /// At last everyone is well; then all must end alike.
+    rest_ms,
+
+    /// A message's way, unless a choice says otherwise.
+    delay_us,
+    /// Of so many messages the way is longer, by up to this.
+    late_permille,
+    late_most_us,
+    fsync_us,
+    slow_fsync_permille,
+    slow_fsync_most_us,
+    /// A stage of a member (consensus, log, apply, backend) begins so long after it has work.
+    stage_us,
+    late_stage_permille,
+    late_stage_most_us,
+    store_commit_ms,
+
+    segment_bytes,
+    log_cache_bytes,
+    log_slack_entries,
+    store_cache_bytes,
+
+    think_most_ms,
+    request_timeout_ms,
+    /// How often a client whose request was refused, or that lost its member, asks again.
+    retries,
+
+    /// Between two faults, on average; 0 for a world without.
+    fault_every_ms,
+    /// No fault lasts longer.
+    fault_most_ms,
+}
+
+/// How rough the weather is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// Every knob drawn, every fault possible.
+    #[default]
+    Swarm,
+    /// No fault, no jitter.
+    Calm,
+    /// Few faults, small worlds: for a quick look.
+    Lite,
+}
+
+impl Profile {
+    pub fn parse(name: &str) -> Option<Profile> {
+        [Profile::Swarm, Profile::Calm, Profile::Lite].into_iter().find(|profile| profile.name() == name)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Swarm => "swarm",
+            Profile::Calm => "calm",
+            Profile::Lite => "lite",
         }
     }
 }
 
+impl Knobs {
+    /// Fine weather, and short: what a scenario has where its head says nothing.
+    pub fn plain(members: u64, until_ms: u64) -> Knobs {
+        let (core_ms, rest_ms) = (until_ms / 6, until_ms / 6);
+        Knobs {
+            members,
+            clients: 4,
+            safety_ms: until_ms - core_ms - rest_ms,
+            core_ms,
+            rest_ms,
+            delay_us: 1_000,
+            late_permille: 0,
+            late_most_us: 0,
+            fsync_us: 500,
+            slow_fsync_permille: 0,
+            slow_fsync_most_us: 0,
+            stage_us: 50,
+            late_stage_permille: 0,
+            late_stage_most_us: 0,
+            store_commit_ms: 300,
+            segment_bytes: 16_384,
+            log_cache_bytes: 1 << 20,
+            log_slack_entries: 1_000,
+            store_cache_bytes: 1 << 20,
+            think_most_ms: 100,
+            request_timeout_ms: 2_000,
+            retries: 3,
+            fault_every_ms: 0,
+            fault_most_ms: 5_000,
+            faults: BTreeSet::new(),
+            work: crate::workload::KINDS.iter().map(|kind| kind.name.to_owned()).collect(),
+        }
+    }
+
+    pub fn draw(seed: u64, members: u64, until_ms: u64, profile: Profile) -> Knobs {
+        let mut random = Random::new(seed, Purpose::Knobs);
+        let r = &mut random;
+        let plain = Knobs::plain(members, until_ms);
+        let drawn = Knobs {
+            clients: r.between(3, 8),
+            delay_us: *r.pick(&[50, 200, 1_000, 5_000]),
+            late_permille: *r.pick(&[0, 5, 50, 200]),
+            late_most_us: *r.pick(&[1_000, 20_000, 500_000]),
+            fsync_us: *r.pick(&[50, 500, 2_000, 8_000]),
+            slow_fsync_permille: *r.pick(&[0, 20, 100]),
+            slow_fsync_most_us: *r.pick(&[5_000, 50_000]),
+            stage_us: *r.pick(&[5, 50, 500]),
+            late_stage_permille: *r.pick(&[0, 20, 100]),
+            late_stage_most_us: *r.pick(&[500, 5_000, 50_000]),
+            store_commit_ms: *r.pick(&[100, 300, 1_000, 5_000]),
+            segment_bytes: *r.pick(&[4_096, 16_384, 65_536]),
+            log_cache_bytes: *r.pick(&[1, 4_096, 1 << 20]),
+            log_slack_entries: *r.pick(&[0, 1, 10, 100, 10_000]),
+            store_cache_bytes: *r.pick(&[1 << 18, 1 << 20]),
+            think_most_ms: *r.pick(&[50, 100, 200]),
+            request_timeout_ms: *r.pick(&[500, 1_000, 2_000, 5_000]),
+            retries: *r.pick(&[0, 1, 3]),
+            fault_every_ms: *r.pick(&[500, 1_000, 2_000]),
+            fault_most_ms: *r.pick(&[1_000, 3_000, 6_000]),
+            faults: some_of(r, fault::KINDS.iter().map(|kind| kind.name)),
+            work: some_of(r, crate::workload::KINDS.iter().map(|kind| kind.name)),
+            ..plain.clone()
+        };
+        match profile {
+            Profile::Swarm => drawn,
+            Profile::Calm => Knobs { clients: drawn.clients, ..plain },
+            Profile::Lite => Knobs { fault_every_ms: 4_000, fault_most_ms: 1_500, faults: drawn.faults, ..plain },
+        }
+    }
+}
+
+/// Each with an even chance, but never none.
+fn some_of(random: &mut Random, names: impl Iterator<Item = &'static str>) -> BTreeSet<String> {
+    let names: Vec<&str> = names.collect();
+    let mut chosen: BTreeSet<String> =
+        names.iter().filter(|_| random.permille(500)).map(|name| (*name).to_owned()).collect();
+    if chosen.is_empty() {
+        chosen.insert((*random.pick(&names)).to_owned());
+    }
+    chosen
+}
+
 impl fmt::Display for Knobs {
+    /// As in the head of a scenario: `knob delay_us 1000`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{self:#?}")
+        for (name, value) in self.numbers() {
+            writeln!(out, "knob {name} {value}")?;
+        }
+        let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(" ");
+        writeln!(out, "faults {}", list(&self.faults))?;
+        writeln!(out, "work {}", list(&self.work))
     }
 }
