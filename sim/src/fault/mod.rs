@@ -5,15 +5,24 @@
 //! either strikes at once and is over, or lasts (`for 2s`) and is then undone by [`Fault::end`]. The budget
 //! ([`budget`]) refuses what no cluster could survive, and says so in the trace.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::disk::MemDisk;
 use crate::knobs::Knobs;
 use crate::random::Random;
 use crate::world::World;
 
 pub mod budget;
 pub mod crash;
+pub mod crash_all;
+pub mod crash_inside;
+pub mod fsync_error;
+pub mod full;
 pub mod partition;
+pub mod read_error;
+pub mod rot;
+pub mod slow_disk;
 
 /// One fault, fully determined. Its `Display` is its scenario line without the time, and begins with its kind's name.
 pub trait Fault: fmt::Display + fmt::Debug {
@@ -41,6 +50,8 @@ pub struct Sight<'a> {
     pub up: Vec<u64>,
     /// Members that someone believes to lead.
     pub leaders: Vec<u64>,
+    /// The members' disks, to see what is there.
+    pub disks: BTreeMap<u64, MemDisk>,
 }
 
 pub struct Kind {
@@ -52,7 +63,23 @@ pub struct Kind {
 }
 
 /// All kinds, in the order in which they are counted and printed.
-pub const KINDS: &[Kind] = &[crash::KIND, partition::ISOLATE];
+pub const KINDS: &[Kind] = &[
+    crash::CRASH,
+    crash::KILL,
+    crash::PREFIX,
+    crash::TORN,
+    crash_all::KIND,
+    crash_inside::OPERATION,
+    crash_inside::COMMIT,
+    crash_inside::DIR_SYNC,
+    slow_disk::KIND,
+    full::KIND,
+    fsync_error::KIND,
+    read_error::KIND,
+    rot::WAL,
+    rot::STORE,
+    partition::ISOLATE,
+];
 
 pub fn kind(name: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.name == name)
