@@ -38,6 +38,8 @@ mod peer_codec;
 mod peer_oracle;
 #[path = "it/processes.rs"]
 mod processes;
+#[path = "it/rot.rs"]
+mod rot;
 #[path = "it/wal.rs"]
 mod wal;
 #[path = "it/world.rs"]
