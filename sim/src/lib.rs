@@ -18,6 +18,7 @@ pub mod clients;
 pub mod disk;
 pub mod knobs;
 pub mod lab;
+pub mod marks;
 pub mod member;
 pub mod network;
 pub mod notation;
