@@ -18,7 +18,7 @@ use lockstep_proto::raftpb::Entry;
 
 use super::mirror::Mirror;
 use super::writes;
-use super::{Checker, Objection, PerMember, Seen, is_majority, object};
+use super::{Checker, Objection, PerMember, Seen, is_majority, object, object_naming};
 use crate::history::{Operation, Outcome};
 
 const LOST: &str = "acknowledged write lost";
@@ -51,6 +51,7 @@ struct Member {
 struct Answered {
     index: u64,
     term: u64,
+    number: u64,
     told: String,
 }
 
@@ -89,14 +90,14 @@ impl Durability {
             return object("hole between store and log", story);
         }
         let Some(newest) = newest else { return Ok(()) };
-        let Answered { index, term, told } = &newest;
+        let Answered { index, term, number, told } = &newest;
         if had && !self.of.of(member).holds(&newest) {
             let last = log.last().map_or(0, Entry::index);
             let story = format!(
                 "member {member} had synced entry {term}/{index}, boots with a log up to {last} and a store up to \
                  {stored}, and has it no more; {told}"
             );
-            return object(LOST, story);
+            return object_naming(LOST, story, &[*number]);
         }
         let holders: Vec<u64> = self.of.iter().filter(|of| of.1.holds(&newest)).map(|(id, _)| id).collect();
         if is_majority(holders.len() as u64, self.members) {
@@ -104,7 +105,7 @@ impl Durability {
         }
         let story =
             format!("after member {member} has booted, entry {term}/{index} is held by {holders:?} only; {told}");
-        object(LOST, story)
+        object_naming(LOST, story, &[*number])
     }
 
     fn answered(&mut self, number: u64, client: u64, operation: &Operation, outcome: &Outcome) {
@@ -123,19 +124,14 @@ impl Durability {
         let index = shown.map_or(0, |(_, index)| *index).min(self.terms.len() as u64);
         if index > self.newest.as_ref().map_or(0, |newest| newest.index) {
             let told = format!("operation {number} ({operation:?}) of client {client} was done at revision {revision}");
-            self.newest = Some(Answered { index, term: self.terms[index as usize - 1], told });
+            self.newest = Some(Answered { index, term: self.terms[index as usize - 1], number, told });
         }
     }
 
     fn at_rest(&self, member: u64, view: &View) -> Result<(), Objection> {
-        let read = |error: Error| match error {
-            // A compaction came in between.
-            Error::Overtaken | Error::Compacted => Ok(None),
-            error => Err(Objection::new("store unreadable at rest", format!("member {member}: {error}"))),
-        };
-        let everything = view.range(b"\0", b"\0", RangeOptions::default()).map(Some).or_else(read)?;
         let compacted = view.compact_rev().max(1);
-        let rows = view.rows(Revision { main: compacted + 1, sub: 0 }, usize::MAX).map(Some).or_else(read)?;
+        let everything = at_hand(member, view.range(b"\0", b"\0", RangeOptions::default()))?;
+        let rows = at_hand(member, view.rows(Revision { main: compacted + 1, sub: 0 }, usize::MAX))?;
         let (Some(everything), Some(rows)) = (everything, rows) else { return Ok(()) };
         let held: BTreeMap<&[u8], i64> = everything.kvs.iter().map(|kv| (&*kv.key, kv.mod_revision)).collect();
 
@@ -155,10 +151,8 @@ impl Durability {
             };
             if !kept {
                 let found = found.map_or("is not there".to_owned(), |found| format!("has mod revision {found}"));
-                return object(
-                    LOST,
-                    format!("at rest {key} {found} at member {member}; {}", write.story(*revision, key)),
-                );
+                let story = format!("at rest {key} {found} at member {member}; {}", write.story(*revision, key));
+                return object_naming(LOST, story, &[write.number]);
             }
         }
         self.compare_rows(member, compacted, &rows)
@@ -182,7 +176,7 @@ impl Durability {
                     "at rest the rows of revision {revision} at member {member} do not hold it; {}",
                     write.story(*revision, key)
                 );
-                return object(LOST, story);
+                return object_naming(LOST, story, &[write.number]);
             }
         }
         Ok(())
@@ -233,5 +227,14 @@ impl Checker for Durability {
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// `None` when a compaction came in between.
+fn at_hand<T>(member: u64, read: Result<T, Error>) -> Result<Option<T>, Objection> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Overtaken | Error::Compacted) => Ok(None),
+        Err(error) => Err(Objection::new("store unreadable at rest", format!("member {member}: {error}"))),
     }
 }

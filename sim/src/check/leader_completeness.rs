@@ -25,8 +25,10 @@ struct Member {
     log: Terms,
     /// As of the last step of this life.
     last: Status,
-    /// Its log was compared in this term.
+    /// Its log was compared as the leader of this term.
     compared: u64,
+    /// Its commit index when that was last put into the table.
+    recorded: u64,
 }
 
 impl LeaderCompleteness {
@@ -40,7 +42,11 @@ impl LeaderCompleteness {
         if status.role != Role::Leader {
             return Ok(());
         }
-        if this.compared != status.term && this.log.last() >= status.last_index {
+        if this.compared != status.term {
+            // What this step wrote may be shown after it. A leader's log ends with an entry of its own.
+            if this.log.term(status.last_index) != Some(status.term) {
+                return Ok(());
+            }
             this.compared = status.term;
             let earlier = self.commits.range(..status.term).max_by_key(|(_, (index, _))| *index);
             if let Some((term, (index, entry_term))) = earlier
@@ -56,12 +62,12 @@ impl LeaderCompleteness {
                 return object("leader lacks a committed entry", story);
             }
         }
-        if status.commit == before.commit {
+        if status.commit == this.recorded {
             return Ok(());
         }
         let Some(entry_term) = this.log.term(status.commit) else { return Ok(()) };
         let led_before = before.role == Role::Leader && before.term == status.term;
-        if led_before && entry_term != status.term {
+        if led_before && status.commit != before.commit && entry_term != status.term {
             let story = format!(
                 "member {} leads term {} and commits up to entry {entry_term}/{}: its majority may be outvoted, only \
                  an entry of its own term settles those before",
@@ -69,6 +75,7 @@ impl LeaderCompleteness {
             );
             return object("entry of an earlier term committed by count", story);
         }
+        this.recorded = status.commit;
         let last = self.commits.entry(status.term).or_default();
         *last = (*last).max((status.commit, entry_term));
         Ok(())

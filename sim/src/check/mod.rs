@@ -123,6 +123,12 @@ fn object(place: &'static str, story: String) -> Result<(), Objection> {
     Err(Objection::new(place, story))
 }
 
+/// An objection that is about these operations: its story ends with their numbers, by which a picture marks them.
+fn object_naming(place: &'static str, story: String, operations: &[u64]) -> Result<(), Objection> {
+    let numbers: Vec<String> = operations.iter().map(u64::to_string).collect();
+    object(place, format!("{story}; operations: {}", numbers.join(" ")))
+}
+
 fn is_majority(some: u64, of: u64) -> bool {
     2 * some > of
 }

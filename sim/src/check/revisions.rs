@@ -16,7 +16,7 @@ use lockstep::mvcc::View;
 use lockstep::mvcc::read::Read;
 
 use super::writes;
-use super::{Checker, Objection, PerMember, Seen, object};
+use super::{Checker, Objection, PerMember, Seen, object, object_naming};
 use crate::history::{Operation, Outcome};
 
 #[derive(Debug, Default)]
@@ -95,7 +95,7 @@ impl Revisions {
                 "operation {number} ({operation:?}) of client {client} is answered with revision {revision} by member \
                  {member}, which has shown nothing newer than {shown}"
             );
-            return object("answered before it was applied", story);
+            return object_naming("answered before it was applied", story, &[number]);
         }
         let told = self.told.entry((member, client)).or_insert(revision);
         if revision < *told {
@@ -103,14 +103,14 @@ impl Revisions {
                 "operation {number} ({operation:?}) of client {client} is answered with revision {revision} by member \
                  {member}, which had told it {told}"
             );
-            return object("a client's revision went back", story);
+            return object_naming("a client's revision went back", story, &[number]);
         }
         *told = revision;
         if let Some(made) = writes::changed_at(operation, outcome)
             && let Some(other) = self.made_by.insert(made, number)
         {
             let story = format!("operations {other} and {number} ({operation:?}) were both done at revision {made}");
-            return object("two writes at one revision", story);
+            return object_naming("two writes at one revision", story, &[other, number]);
         }
         Ok(())
     }

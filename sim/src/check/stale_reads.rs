@@ -12,9 +12,10 @@
 use std::collections::BTreeMap;
 
 use super::writes;
-use super::{Checker, Objection, Seen, object};
+use super::{Checker, Objection, Seen, object_naming};
 use crate::history::{Operation, Outcome};
 
+const MADE_UP: &str = "value that nobody wrote";
 /// No operation has this number.
 const NOBODY: u64 = 0;
 
@@ -93,7 +94,8 @@ impl StaleReads {
                      {least} was acknowledged (to operation {by}) before it was asked"
                 );
                 let is_read = matches!(outcome, Outcome::Read { .. });
-                return object(if is_read { "stale read" } else { "write into the past" }, story);
+                let place = if is_read { "stale read" } else { "write into the past" };
+                return object_naming(place, story, &[number, by]);
             }
             self.acknowledged = self.acknowledged.max((revision, number));
         }
@@ -140,9 +142,9 @@ impl StaleReads {
     }
 
     fn judge(&self, found: &Found) -> Result<(), Objection> {
+        let object = |place, why: &str| object_naming(place, found.story(why), &[found.number]);
         let Some(key) = self.keys.get(&found.key) else {
-            let place = "value that nobody wrote";
-            return if found.value.is_none() { Ok(()) } else { object(place, found.story("nobody wrote that key")) };
+            return if found.value.is_none() { Ok(()) } else { object(MADE_UP, "nobody wrote that key") };
         };
         let last = key.done.range(..=found.revision).next_back();
         let asked = key.asked.get(&found.value).map_or(&[][..], Vec::as_slice);
@@ -152,19 +154,14 @@ impl StaleReads {
         }
         match (&found.value, last) {
             (None, None) => Ok(()),
-            (Some(_), _) if asked.is_empty() => object("value that nobody wrote", found.story("nobody wrote that")),
+            (Some(_), _) if asked.is_empty() => object(MADE_UP, "nobody wrote that"),
             (Some(_), _) if asked.iter().all(|(_, fate)| *fate == Fate::Failed) => {
-                object("value that was refused", found.story("whoever asked for it was told that it was not done"))
+                object("value that was refused", "whoever asked for it was told that it was not done")
             }
-            (Some(_), None) => {
-                object("value from the future", found.story(&format!("it was written later: {asked:?}")))
-            }
+            (Some(_), None) => object("value from the future", &format!("it was written later: {asked:?}")),
             (_, Some((revision, value))) => {
                 let value = value.as_deref().unwrap_or("nothing");
-                object(
-                    "read contradicts the history",
-                    found.story(&format!("at revision {revision} it became {value}")),
-                )
+                object("read contradicts the history", &format!("at revision {revision} it became {value}"))
             }
         }
     }
