@@ -14,13 +14,20 @@
 
 pub mod calm;
 pub mod check;
-pub mod clients;
+pub mod choices;
+pub mod clock;
 pub mod disk;
+pub mod fault;
+pub mod history;
 pub mod knobs;
 pub mod lab;
 pub mod member;
 pub mod network;
 pub mod notation;
 pub mod random;
+pub mod report;
+pub mod scenario;
+pub mod timeline;
 pub mod trace;
+pub mod workload;
 pub mod world;

@@ -12,8 +12,22 @@ use crate::random::Random;
 use crate::world::World;
 
 pub mod budget;
+pub mod clock_drift;
+pub mod clock_jump;
+pub mod clock_offset;
+pub mod clog;
 pub mod crash;
+pub mod duplicate;
+pub mod half_open;
+pub mod latency;
+pub mod links;
+pub mod loss;
 pub mod partition;
+pub mod pause;
+pub mod reorder;
+pub mod restart;
+pub mod rules;
+pub mod slow_start;
 
 /// One fault, fully determined. Its `Display` is its scenario line without the time, and begins with its kind's name.
 pub trait Fault: fmt::Display + fmt::Debug {
@@ -52,7 +66,32 @@ pub struct Kind {
 }
 
 /// All kinds, in the order in which they are counted and printed.
-pub const KINDS: &[Kind] = &[crash::KIND, partition::ISOLATE];
+pub const KINDS: &[Kind] = &[
+    // The network.
+    loss::KIND,
+    duplicate::KIND,
+    reorder::KIND,
+    latency::KIND,
+    partition::ONE_WAY,
+    partition::ISOLATE,
+    partition::SPLIT,
+    partition::BRIDGE,
+    partition::RING,
+    clog::KIND,
+    half_open::KIND,
+    rules::DROP,
+    rules::HOLD,
+    rules::REPEAT,
+    // The process.
+    restart::KIND,
+    pause::KIND,
+    slow_start::KIND,
+    crash::KIND,
+    // The clock.
+    clock_offset::KIND,
+    clock_drift::KIND,
+    clock_jump::KIND,
+];
 
 pub fn kind(name: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.name == name)
