@@ -21,7 +21,7 @@ use lockstep_proto::raftpb::Message;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-use crate::disk::{Loss, MemDisk};
+use crate::disk::{Loss, MemDisk, chance};
 use crate::member::{Event, Setup, SimMember};
 use crate::notation;
 
@@ -453,7 +453,7 @@ quiet COMMAND                  without output";
         };
         let slot = self.members.get_mut(&id).expect("checked");
         let mut rng = ChaCha8Rng::seed_from_u64(slot.ticks ^ (id << 32));
-        slot.member.crash(loss, &mut rng);
+        slot.member.crash(loss, &mut chance(&mut rng));
         // A connection ends with the process at its end: nothing sent to this one reaches the next.
         self.links.retain(|(_, to), _| *to != id);
         Ok(())
@@ -482,7 +482,7 @@ quiet COMMAND                  without output";
             to.plant(file, &contents).map_err(|e| e.to_string())?;
         }
         // Nothing of this is in doubt at the next crash.
-        to.crash(Loss::Nothing, &mut ChaCha8Rng::seed_from_u64(0));
+        to.crash(Loss::Nothing, &mut |_| 0);
         Ok(())
     }
 

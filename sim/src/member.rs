@@ -20,7 +20,6 @@ use lockstep::wal::{self, Wal};
 use lockstep_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
 use lockstep_proto::raftpb;
 use prost::Message;
-use rand_core::RngCore;
 
 use crate::disk::{Loss, MemDisk};
 
@@ -234,9 +233,9 @@ impl SimMember {
     }
 
     /// The machine loses its power: the process is gone, and of what was not synced goes what `loss` says.
-    pub fn crash(&mut self, loss: Loss, rng: &mut dyn RngCore) {
+    pub fn crash(&mut self, loss: Loss, choose: &mut dyn FnMut(usize) -> usize) {
         self.kill();
-        self.disk.crash(loss, rng);
+        self.disk.crash(loss, choose);
     }
 
     // Consensus.
