@@ -23,6 +23,8 @@ mod differential;
 mod disk_contract;
 #[path = "it/durability.rs"]
 mod durability;
+#[path = "it/faults.rs"]
+mod faults;
 #[path = "it/hostile_peers.rs"]
 mod hostile_peers;
 #[path = "it/kv.rs"]

@@ -17,10 +17,13 @@
 
 pub mod calm;
 pub mod check;
-pub mod clients;
+pub mod choices;
+pub mod clock;
 pub mod disk;
 #[allow(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod host;
+pub mod fault;
+pub mod history;
 pub mod knobs;
 pub mod lab;
 pub mod member;
@@ -30,5 +33,9 @@ pub mod notation;
 #[allow(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod program;
 pub mod random;
+pub mod report;
+pub mod scenario;
+pub mod timeline;
 pub mod trace;
+pub mod workload;
 pub mod world;

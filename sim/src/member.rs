@@ -15,11 +15,11 @@ use lockstep::member::membership::{Member, ids};
 use lockstep::member::raft::{Consensus, Effect, Fetch, Input, Persist, Proposal, ReadRequest, Status};
 use lockstep::mvcc::{self, Backend, Batch, View};
 use lockstep::ports::clock::Instant;
+use lockstep::ports::dice::SeededDice;
 use lockstep::wal::{self, Wal};
 use lockstep_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
 use lockstep_proto::raftpb;
 use prost::Message;
-use rand_core::RngCore;
 
 use crate::disk::{Loss, MemDisk};
 
@@ -44,7 +44,7 @@ impl Default for Setup {
                 check_quorum: true,
                 log_cache_bytes: 1 << 20,
                 log_slack_entries: 1 << 16,
-                seed: 1,
+                dice: Arc::new(SeededDice::new(1)),
             },
             segment_bytes: 1 << 16,
             store_cache_bytes: 1 << 20,
@@ -79,6 +79,8 @@ pub enum Event {
     Send(Box<raftpb::Message>),
     /// Queued for the log.
     Persist(Persist),
+    /// The log is durable up to the persist of this number.
+    Synced(u64),
     /// Queued for apply.
     Committed(Vec<raftpb::Entry>),
     /// Queued for the log.
@@ -231,9 +233,9 @@ impl SimMember {
     }
 
     /// The machine loses its power: the process is gone, and of what was not synced goes what `loss` says.
-    pub fn crash(&mut self, loss: Loss, rng: &mut dyn RngCore) {
+    pub fn crash(&mut self, loss: Loss, choose: &mut dyn FnMut(usize) -> usize) {
         self.kill();
-        self.disk.crash(loss, rng);
+        self.disk.crash(loss, choose);
     }
 
     // Consensus.
@@ -293,7 +295,10 @@ impl SimMember {
             && let Some(number) = life.appended.take()
         {
             match life.wal.sync() {
-                Ok(()) => life.inbox.push(Input::Persisted(number)),
+                Ok(()) => {
+                    self.events.push(Event::Synced(number));
+                    life.inbox.push(Input::Persisted(number));
+                }
                 Err(error) => self.die(error.to_string()),
             }
         }

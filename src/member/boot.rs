@@ -14,6 +14,7 @@ use super::apply::Applier;
 use super::membership::Member;
 use super::raft::{Consensus, Recovered};
 use crate::mvcc::{self, Backend, Store};
+use crate::ports::dice::Dice;
 use crate::ports::disk::Disk;
 use crate::wal::{self, Wal};
 
@@ -45,7 +46,7 @@ pub struct RaftConfig {
     pub check_quorum: bool,
     pub log_cache_bytes: u64,
     pub log_slack_entries: u64,
-    pub seed: u64,
+    pub dice: Arc<dyn Dice>,
 }
 
 /// A member, ready to be driven.
@@ -166,7 +167,7 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
         log_cache_bytes: config.raft.log_cache_bytes,
         log_slack_entries: config.raft.log_slack_entries,
         epoch,
-        seed: config.raft.seed,
+        dice: config.raft.dice.clone(),
     };
     let consensus = Consensus::new(raft, recovered).map_err(Error::Raft)?;
     Ok(Booted {

@@ -7,13 +7,12 @@
 //! those persisted.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use lockstep_proto::raftpb;
 use raft::eraftpb::{self, MessageType};
 use raft::{RawNode, ReadOnlyOption, StateRole};
-use rand_chacha::ChaCha8Rng;
-use rand_core::{RngCore, SeedableRng};
 
 use super::inbound;
 use super::log::{Fetch, Log};
@@ -22,6 +21,7 @@ use super::reads::Reads;
 use super::stamp::{Stamp, Taken};
 use super::translate as tr;
 use crate::ports::clock::Instant;
+use crate::ports::dice::Dice;
 
 /// What does not change while a member lives.
 #[derive(Clone, Debug)]
@@ -38,8 +38,8 @@ pub struct Config {
     pub log_slack_entries: u64,
     /// This life of the member: durable, and greater than any before it.
     pub epoch: u64,
-    /// Of the stream that election time-outs are drawn from.
-    pub seed: u64,
+    /// What election time-outs are drawn with.
+    pub dice: Arc<dyn Dice>,
 }
 
 /// What the disk held at boot.
@@ -156,7 +156,9 @@ const MAX_INFLIGHT_MESSAGES: usize = 512;
 pub struct Consensus {
     config: Config,
     node: RawNode<Log>,
-    rng: ChaCha8Rng,
+    /// The drawn election time-out, and the term and role it was drawn for.
+    election_timeout: usize,
+    drawn_for: (u64, StateRole),
     sequence: u64,
     taken: Taken,
     reads: Reads,
@@ -221,11 +223,10 @@ impl Consensus {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node =
             RawNode::new(&raft_config, log, &logger).map_err(|e| format!("raft refuses the state on disk: {e}"))?;
-        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
-        rng.set_stream(config.id);
         let mut consensus = Consensus {
+            drawn_for: (node.raft.term, node.raft.state),
             node,
-            rng,
+            election_timeout: 0,
             sequence: 0,
             taken: Taken::default(),
             reads: Reads::default(),
@@ -241,6 +242,7 @@ impl Consensus {
             config,
         };
         consensus.draw_election_timeout();
+        consensus.after_raft();
         Ok(consensus)
     }
 
@@ -438,8 +440,14 @@ impl Consensus {
     /// What must follow every call into raft: it may have reset its election timer from a generator that is not ours,
     /// and the leader may have changed.
     fn after_raft(&mut self) {
-        if self.node.raft.election_elapsed == 0 {
-            self.draw_election_timeout();
+        let raft = &self.node.raft;
+        if raft.election_elapsed == 0 {
+            // Once for each term and role: a time-out that changed with every heartbeat would be no draw any more.
+            if (raft.term, raft.state) != self.drawn_for {
+                self.drawn_for = (raft.term, raft.state);
+                self.draw_election_timeout();
+            }
+            self.node.raft.set_randomized_election_timeout(self.election_timeout);
         }
         if self.node.raft.leader_id != self.leader {
             self.leader = self.node.raft.leader_id;
@@ -449,8 +457,7 @@ impl Consensus {
 
     fn draw_election_timeout(&mut self) {
         let ticks = self.config.election_ticks as u64;
-        let draw = ticks + self.rng.next_u64() % ticks;
-        self.node.raft.set_randomized_election_timeout(draw as usize);
+        self.election_timeout = (ticks + self.config.dice.roll(self.config.id, ticks)) as usize;
     }
 
     fn handle_readies(&mut self, effects: &mut Vec<Effect>) {
