@@ -94,7 +94,7 @@ pub(crate) fn play_with<T: Send>(
         let record = keep.record.map(|head| {
             let mut scenario = report.scenario;
             scenario.head = head;
-            scenario.head.push(trace_line(&report.trace_hash, report.trace_lines));
+            scenario.trace = Some(report.trace_hash.clone());
             scenario.to_string()
         });
         let row = Row {
@@ -127,20 +127,6 @@ pub(crate) fn cpu_time(clock: libc::clockid_t) -> Duration {
     let code = unsafe { libc::clock_gettime(clock, &mut time) };
     assert_eq!(code, 0, "every Unix since 2001 has this clock");
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-/// The line in a scenario's head that says what its run was when it was recorded.
-pub(crate) fn trace_line(hash: &str, lines: u64) -> String {
-    format!("trace {hash} {lines} lines")
-}
-
-/// Hash and number of lines, from the head of a scenario.
-pub(crate) fn recorded_trace(head: &[String]) -> Option<(&str, u64)> {
-    head.iter().find_map(|line| {
-        let mut words = line.strip_prefix("trace ")?.split_ascii_whitespace();
-        let hash = words.next().filter(|hash| hash.len() == 64)?;
-        Some((hash, words.next()?.parse().ok()?))
-    })
 }
 
 impl Row {

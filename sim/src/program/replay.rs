@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::options::{read_scenario, write_file};
-use super::output::{Keep, Row, Source, first_difference, play, recorded_trace};
+use super::output::{Keep, Row, Source, first_difference, play};
 use super::{Console, Outcome};
 use crate::report::Verdict;
 use crate::scenario::{Expect, Scenario};
@@ -65,20 +65,20 @@ fn compare(out: &mut dyn Write, file: &Path, scenario: &Scenario, row: &Row) -> 
             writeln!(out, "expected    to fail with {wanted:?}: {instead}")?;
         }
     }
-    let Some((hash, lines)) = recorded_trace(&scenario.head) else { return Ok(()) };
-    if hash == row.trace_hash {
+    let Some(hash) = &scenario.trace else { return Ok(()) };
+    if *hash == row.trace_hash {
         return writeln!(out, "recorded    the same trace");
     }
     let beside = file.with_extension("trace");
     let (old, new) = (fs::read_to_string(&beside).ok(), row.trace.as_deref().unwrap_or_default());
     match old.as_deref().and_then(|old| first_difference(old, new)) {
         Some(difference) => {
-            writeln!(out, "recorded    another trace: they part at line {} of {lines}", difference.line)?;
+            writeln!(out, "recorded    another trace: they part at line {}", difference.line)?;
             difference.print(out, "recorded", "now")
         }
         None => writeln!(
             out,
-            "recorded    another trace, {hash} of {lines} lines; {} would say where they part",
+            "recorded    another trace, {hash}; {} would say where they part",
             beside.display()
         ),
     }

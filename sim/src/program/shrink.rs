@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::options::{parse_budget, read_scenario, write_file};
-use super::output::{Keep, Source, play, trace_line};
+use super::output::{Keep, Source, play};
 use super::{Console, Outcome, Trouble};
 use crate::scenario::{Expect, Scenario};
 use crate::world::Options;
@@ -75,9 +75,9 @@ pub(crate) fn smaller(
     };
     let mut small = crate::shrink::shrink(scenario, signature, &mut try_run, progress);
     small.expect = Expect::Fail(signature.to_owned());
-    small.head.retain(|line| !line.starts_with("trace "));
+    small.trace = None;
     let row = play(Source::Text(small.to_string()), Options::default(), Keep::default(), false);
-    small.head.push(trace_line(&row.trace_hash, row.trace_lines));
+    small.trace = Some(row.trace_hash);
     Small { text: small.to_string(), lines: event_lines(&small), members: small.knobs.members, runs }
 }
 
