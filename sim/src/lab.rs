@@ -6,11 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
+use std::sync::Arc;
 
 use lockstep::member::raft::{Input, Role};
 use lockstep::mvcc::View;
 use lockstep::mvcc::read::{RangeOptions, Read};
 use lockstep::ports::clock::Instant;
+use lockstep::ports::dice::SeededDice;
 use lockstep_proto::etcdserverpb::{
     CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, PutRequest, RequestOp, TxnRequest, compare,
     request_op,
@@ -273,7 +275,7 @@ quiet COMMAND                  without output";
                 "cache" => setup.raft.log_cache_bytes = value,
                 "slack" => setup.raft.log_slack_entries = value,
                 "segment" => setup.segment_bytes = value,
-                "seed" => setup.raft.seed = value,
+                "seed" => setup.raft.dice = Arc::new(SeededDice::new(value)),
                 _ => return Err(format!("there is no option {name}")),
             }
         }
@@ -380,7 +382,7 @@ quiet COMMAND                  without output";
                     let (name, key) = self.name(id, read);
                     format!("{id:x} Read {name} Applied:{} {}", view.applied_index(), look_up(&view, key))
                 }
-                Event::Published(_) => continue,
+                Event::Published(_) | Event::Synced(_) => continue,
                 Event::Applied { index, .. } => format!("{id:x} Applied:{index}"),
                 Event::Reply { request, result } => {
                     format!("{id:x} Reply {} {}", self.name(id, request).0, notation::reply(&result))
