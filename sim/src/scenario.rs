@@ -314,8 +314,7 @@ impl Reader {
         for member in members_of(exception.point) {
             check_member(member, scenario.knobs.members)?;
         }
-        let counted = matches!(exception.point, Point::Leave { .. } | Point::Kept { .. } | Point::Lost { .. });
-        let most = if counted { MOST_COUNT } else { LONGEST_MS * 1_000 };
+            let most = if counted { MOST_COUNT } else { LONGEST_MS * 1_000 };
         if exception.value > most {
             return Err(format!("{} is too much: at most {most}", exception.value));
         }
@@ -407,6 +406,7 @@ pub(crate) fn members_of(point: Point) -> Vec<u64> {
         | Point::Stage { member, .. }
         | Point::Leave { member, .. }
         | Point::FirstTick { member, .. }
+        | Point::Election { member, .. }
         | Point::Kept { member, .. } => vec![member],
         Point::Look { .. } => Vec::new(),
     }
