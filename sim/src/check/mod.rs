@@ -35,6 +35,7 @@ pub mod digest;
 pub mod durability;
 pub mod election_safety;
 pub mod hash_kv;
+pub mod invariant_sum;
 pub mod leader_completeness;
 pub mod log_matching;
 pub mod mirror;
@@ -113,6 +114,7 @@ pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
         Box::new(revisions::Revisions::new()),
         Box::new(applied_hash::AppliedHash::new(members)),
         Box::new(hash_kv::HashKvAtRest::new()),
+        Box::new(invariant_sum::InvariantSum::default()),
         Box::new(stale_reads::StaleReads::new()),
         // linearizability comes here
         Box::new(progress::Progress::new(members, knobs.core_ms)),
