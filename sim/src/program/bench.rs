@@ -3,7 +3,6 @@
 //! Figures are for CPU seconds of the worlds' own threads, so that a busy machine does not change them much. Where the
 //! time goes is sampled: see [`crate::meter`].
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

@@ -47,7 +47,7 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
     })?;
     progress.clear(console.err);
     writeln!(console.out, "{:>12} {:>7}  mark", "hits", "seeds")?;
-    let never = lockstep::marks::REQUIRED.iter().filter(|mark| !tally.marks.contains_key(*mark));
+    let never = crate::marks::REQUIRED.iter().filter(|mark| !tally.marks.contains_key(*mark));
     let mut marks: Vec<(&str, Hits)> = tally.marks.iter().map(|(mark, hits)| (*mark, *hits)).collect();
     marks.extend(never.map(|mark| (*mark, Hits::default())));
     marks.sort_by_key(|(mark, hits)| (std::cmp::Reverse(hits.seeds), *mark));
@@ -63,8 +63,8 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
         marks.iter().filter(|(_, hits)| hits.seeds > 0).count(),
         tally.runs,
         begun.elapsed().as_secs_f64(),
-        lockstep::marks::REQUIRED.len() - missed.len(),
-        lockstep::marks::REQUIRED.len(),
+        crate::marks::REQUIRED.len() - missed.len(),
+        crate::marks::REQUIRED.len(),
     )?;
     for mark in &missed {
         writeln!(console.out, "missing     {mark}")?;

@@ -130,6 +130,6 @@ impl Tally {
     /// The required marks that fewer seeds hit.
     pub fn missed_marks(&self, seeds: u64) -> Vec<&'static str> {
         let hit = |mark: &str| self.marks.get(mark).map_or(0, |hits| hits.seeds);
-        lockstep::marks::REQUIRED.iter().copied().filter(|mark| hit(mark) < seeds).collect()
+        crate::marks::REQUIRED.iter().copied().filter(|mark| hit(mark) < seeds).collect()
     }
 }
