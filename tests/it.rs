@@ -14,6 +14,9 @@ mod mvcc;
 #[path = "it/core.rs"]
 mod core;
 
+#[path = "it/checkers.rs"]
+mod checkers;
+
 #[path = "it/crash_every_op.rs"]
 mod crash_every_op;
 

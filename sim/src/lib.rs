@@ -26,6 +26,7 @@ pub mod fault;
 pub mod history;
 pub mod knobs;
 pub mod lab;
+pub mod marks;
 pub mod member;
 pub mod meter;
 pub mod network;

@@ -13,11 +13,13 @@ use lockstep::member::boot::{self, Booted};
 use lockstep::member::error::EtcdError;
 use lockstep::member::membership::{Member, ids};
 use lockstep::member::raft::{Consensus, Effect, Fetch, Input, Persist, Proposal, ReadRequest, Status};
+use lockstep::mvcc::read::Read;
 use lockstep::mvcc::{self, Backend, Batch, View};
 use lockstep::ports::clock::Instant;
 use lockstep::ports::dice::SeededDice;
 use lockstep::wal::{self, Wal};
-use lockstep_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
+use lockstep::{mutation, sometimes};
+use lockstep_proto::etcdserverpb::{InternalRaftRequest, PutResponse, RequestHeader, ResponseHeader};
 use lockstep_proto::raftpb;
 use prost::Message;
 
@@ -227,6 +229,9 @@ impl SimMember {
     /// The process is gone, whatever it was doing. The disk keeps its pending writes until [`SimMember::power_loss`].
     pub fn kill(&mut self) {
         if let Some(life) = self.life.take() {
+            sometimes!(life.appended.is_some(), "process ended between append and fsync");
+            sometimes!(!life.batches.is_empty(), "process ended before the store's commit");
+            sometimes!(!life.reads.is_empty(), "process ended while a read waited for apply");
             life.backend.poison();
         }
         self.events.clear();
@@ -252,6 +257,9 @@ impl SimMember {
         let id = life.next_id(self.id);
         request.header = Some(RequestHeader { id, ..Default::default() });
         life.requests.insert(id);
+        if mutation!(ReplyBeforeCommit) {
+            self.events.extend(life.reply_too_early(id, &request));
+        }
         life.inbox.push(Input::Propose(Proposal { data: request.encode_to_vec().into(), expires }));
         Some(id)
     }
@@ -449,6 +457,7 @@ impl SimMember {
     }
 
     fn die(&mut self, reason: String) {
+        sometimes!("process ended by its own decision");
         self.kill_keeping_events();
         self.events.push(Event::Died(reason));
     }
@@ -470,10 +479,20 @@ impl Life {
         ids::first_request(member, self.epoch).wrapping_add(self.sequence)
     }
 
+    /// An answer as it would be if nothing could go wrong from here on. Forgets that a client waits.
+    fn reply_too_early(&mut self, id: u64, request: &InternalRaftRequest) -> Option<Event> {
+        request.put.as_ref()?;
+        self.requests.remove(&id);
+        let header = ResponseHeader { revision: self.view.rev() + 1, ..Default::default() };
+        let response = PutResponse { header: Some(header), prev_kv: None };
+        Some(Event::Reply { request: id, result: Ok(Response::Put(response)) })
+    }
+
     fn log_work(&mut self, work: LogWork) -> Result<(), wal::Error> {
         match work {
             LogWork::Persist(persist) => {
                 self.wal.append(Some(&persist.hard_state), &persist.entries)?;
+                sometimes!(self.appended.is_some(), "several appends shared one fsync");
                 self.appended = Some(persist.number);
             }
             LogWork::Fetch(fetch) => {
@@ -486,8 +505,9 @@ impl Life {
     }
 
     fn serve_reads(&mut self, events: &mut Vec<Event>) {
-        let applied = self.view.applied_index();
+        let applied = if mutation!(ReadBeforeApply) { u64::MAX - 1 } else { self.view.applied_index() };
         let later = self.reads.split_off(&(applied + 1));
+        sometimes!(!later.is_empty(), "read waited for apply");
         for read in std::mem::replace(&mut self.reads, later).into_values().flatten() {
             events.push(Event::ReadView { read, view: self.view.clone() });
         }

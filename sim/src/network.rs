@@ -223,7 +223,8 @@ impl Network {
 
     /// What it held comes with [`Network::take_released`].
     pub fn remove_rule(&mut self, rule: &Rule) {
-        let place = self.rules.iter().position(|known| known == rule).expect("a fault takes back the rule that it made");
+        let place =
+            self.rules.iter().position(|known| known == rule).expect("a fault takes back the rule that it made");
         self.rules.remove(place);
     }
 

@@ -4,8 +4,8 @@
 //!
 //! Everything that the member times by itself goes faster or slower: its ticks, and with them elections, heartbeats
 //! and the check of the quorum, and the expiry of requests. Disk, network and stages keep their time. Real clocks are
-//! wrong by less than one permille; a starved virtual machine is wrong by much more, which is why chance goes to half the
-//! pace and to twice of it. Several drifts add up, between a tenth of the pace and ten times of it.
+//! wrong by less than one permille; a starved virtual machine is wrong by much more, which is why chance goes to half
+//! the pace and to twice of it. Several drifts add up, between a tenth of the pace and ten times of it.
 
 use std::fmt;
 
@@ -26,7 +26,8 @@ struct ClockDrift {
 
 fn draw(random: &mut Random, sight: &Sight) -> Option<Box<dyn Fault>> {
     let member = links::anyone(random, sight)?;
-    let (is_fast, permille) = *random.pick(&[(true, 1), (false, 1), (true, 100), (false, 100), (true, 1_000), (false, 500)]);
+    let (is_fast, permille) =
+        *random.pick(&[(true, 1), (false, 1), (true, 100), (false, 100), (true, 1_000), (false, 500)]);
     // The longer, the more it brings.
     let most_ms = sight.knobs.fault_most_ms.max(1);
     let lasts_us = random.between(most_ms.div_ceil(4), most_ms) * 1_000;

@@ -2,10 +2,10 @@
 //!
 //! # Model
 //!
-//! A virtual machine that was frozen, clock and all, and learns what time it is. All requests of its clients whose time
-//! is now over expire with the next tick. Ticks do not follow: production takes one tick after a gap and lets the
-//! others go, so no election comes of it. A wall clock may leap back as well; the monotonic one, which is the only clock
-//! that members are given, may not, so there is no such line.
+//! A virtual machine that was frozen, clock and all, and learns what time it is. All requests of its clients whose
+//! time is now over expire with the next tick. Ticks do not follow: production takes one tick after a gap and lets the
+//! others go, so no election comes of it. A wall clock may leap back as well; the monotonic one, which is the only
+//! clock that members are given, may not, so there is no such line.
 
 use std::fmt;
 

@@ -3,9 +3,9 @@
 //! # Model
 //!
 //! A firewall has forgotten the connection, or the cable was pulled: what the sender writes vanishes, and its transport
-//! believes that all is well, so raft goes on as if everything had been sent. At the end the transport's time-out comes:
-//! the sender is told that the peer cannot be reached, and later messages arrive. What was on its way before arrives. A
-//! cut of the same link ([`super::partition`]) does not break the silence.
+//! believes that all is well, so raft goes on as if everything had been sent. At the end the transport's time-out
+//! comes: the sender is told that the peer cannot be reached, and later messages arrive. What was on its way before
+//! arrives. A cut of the same link ([`super::partition`]) does not break the silence.
 
 use std::fmt;
 

@@ -30,11 +30,7 @@ fn draw(random: &mut Random, sight: &Sight) -> Option<Box<dyn Fault>> {
 }
 
 fn parse(words: &mut Words) -> Result<Box<dyn Fault>, String> {
-    Ok(Box::new(Loss {
-        links: Links::parse(words)?,
-        permille: links::permille(words)?,
-        lasts_us: lasting(words)?,
-    }))
+    Ok(Box::new(Loss { links: Links::parse(words)?, permille: links::permille(words)?, lasts_us: lasting(words)? }))
 }
 
 impl Loss {

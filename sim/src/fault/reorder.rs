@@ -25,7 +25,7 @@ struct Reorder {
 
 fn draw(random: &mut Random, sight: &Sight) -> Option<Box<dyn Fault>> {
     let links = Links::draw(random, sight)?;
-    let most_us = *random.pick(&[5_000, 50_000, 300_000, 3_000_000]);
+    let most_us = *random.pick(&[2_000, 10_000, 50_000, 300_000, 2_000_000]);
     Some(Box::new(Reorder { links, most_us, lasts_us: links::duration_us(random, sight) }))
 }
 

@@ -17,7 +17,7 @@ use crate::disk::Loss;
 use crate::fault::print_time;
 use crate::knobs::Knobs;
 use crate::member::{Event, Setup, SimMember};
-use crate::network::Fate;
+use crate::network::{Arrival, Fate, Released};
 use crate::{notation, timeline};
 
 const TICK_US: u64 = 100_000;
@@ -166,11 +166,8 @@ impl World {
 
     /// Sends on what the network no longer holds.
     pub fn release_held(&mut self) {
-        for message in self.network.take_released() {
-            let to = message.to();
-            let number = self.network.number((message.from(), to));
-            let arrive = What::Arrive(message, number);
-            self.at(self.now_us + 1, Class::World, Happening { member: to, life: 0, what: arrive });
+        for Released { message, number, arrivals } in self.network.take_released() {
+            self.on_its_way(&message, number, &arrivals);
         }
     }
 
@@ -223,9 +220,9 @@ impl World {
                 if self.network.is_cut(from, to) {
                     self.trace.line(now_us, format_args!("{from:x}->{to:x} #{number} lost on its way"));
                 } else {
-                    let line = self.trace.line(now_us, format_args!("{from:x}->{to:x} #{number} arrives, {kind}"));
-                    self.draw_arrival((from, to), number, line);
                     machine.member.input(Input::Message(message));
+                    self.trace.line(now_us, format_args!("{from:x}->{to:x} #{number} arrives, {kind}"));
+                    self.draw_arrival((from, to), number);
                 }
                 Vec::new()
             }
@@ -487,16 +484,21 @@ impl World {
         };
         let line = self.trace.line(now_us, format_args!("{text} #{number}{note}"));
         self.draw_message(&message, number, text, line);
-        let life = self.life(link.1);
-        for arrival in copies {
+        self.on_its_way(&message, number, &copies);
+        if told || !is_up {
+            self.machine(link.0).member.input(Input::Unreachable(link.1));
+        }
+    }
+
+    fn on_its_way(&mut self, message: &Message, number: u64, arrivals: &[Arrival]) {
+        let to = message.to();
+        let (is_up, life) = (self.is_up(to), self.life(to));
+        for arrival in arrivals {
             // A connection ends with the process at its end; only a straggler may reach the next one.
             if is_up || arrival.outlives {
                 let life = if arrival.outlives { 0 } else { life };
-                self.after(arrival.after_us, link.1, life, What::Arrive(message.clone(), number));
+                self.after(arrival.after_us, to, life, What::Arrive(Box::new(message.clone()), number));
             }
-        }
-        if told || !is_up {
-            self.machine(link.0).member.input(Input::Unreachable(link.1));
         }
     }
 
@@ -551,7 +553,7 @@ impl World {
         });
     }
 
-    fn draw_arrival(&mut self, (from, to): (u64, u64), number: u64, _line: u64) {
+    fn draw_arrival(&mut self, (from, to): (u64, u64), number: u64) {
         let Some(timeline) = &mut self.timeline else { return };
         if let Some(arrow) = self.weather.arrows.get(&(from, to, number)) {
             timeline.messages[*arrow].arrived_us.get_or_insert(self.now_us);

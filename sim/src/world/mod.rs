@@ -170,6 +170,8 @@ impl World {
             (None, seed) => Choices::chance(seed.unwrap_or(0)),
         };
         let (choices, dice) = (choices(), ElectionDice::new(choices()));
+        let machine = |id| (id, Machine::new(id, &knobs, &dice));
+        let machines = (1..=knobs.members).map(machine).collect();
         let (mutation, expect, head, lines) = match scenario {
             Some(s) => (s.mutation.or(options.mutation), s.expect, s.head, s.events),
             None => (options.mutation, Expect::Pass, Vec::new(), Vec::new()),
@@ -188,7 +190,7 @@ impl World {
             events: BTreeMap::new(),
             choices,
             dice,
-            machines: (1..=knobs.members).map(|id| (id, Machine::new(id, &knobs, &dice))).collect(),
+            machines,
             network: Network::new(),
             clients: Clients::new(&knobs, seed),
             weather: Weather::new(seed, Budget::new(knobs.members)),

@@ -216,7 +216,8 @@ impl World {
     fn sight<'a>(&self, knobs: &'a Knobs) -> Sight<'a> {
         let members = self.ids();
         let up = members.iter().copied().filter(|id| self.is_up(*id)).collect();
-        Sight { knobs, members, up, leaders: self.leaders() }
+        let disks = self.machines.iter().map(|(id, machine)| (*id, machine.member.disk().clone())).collect();
+        Sight { knobs, members, up, leaders: self.leaders(), disks }
     }
 
     fn wake_all(&mut self) {
