@@ -20,10 +20,11 @@ pub mod check;
 pub mod choices;
 pub mod clock;
 pub mod disk;
-#[allow(clippy::disallowed_types, clippy::disallowed_methods)]
-pub mod host;
+pub mod explain;
 pub mod fault;
 pub mod history;
+#[allow(clippy::disallowed_types, clippy::disallowed_methods)]
+pub mod host;
 pub mod knobs;
 pub mod lab;
 pub mod marks;
@@ -35,7 +36,9 @@ pub mod notation;
 pub mod program;
 pub mod random;
 pub mod report;
+pub mod requests;
 pub mod scenario;
+pub mod shrink;
 pub mod timeline;
 pub mod trace;
 pub mod workload;
