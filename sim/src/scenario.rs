@@ -407,6 +407,7 @@ pub(crate) fn members_of(point: Point) -> Vec<u64> {
         | Point::Stage { member, .. }
         | Point::Leave { member, .. }
         | Point::FirstTick { member, .. }
+        | Point::Election { member, .. }
         | Point::Kept { member, .. } => vec![member],
         Point::Look { .. } => Vec::new(),
     }

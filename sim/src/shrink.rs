@@ -272,6 +272,6 @@ fn number_of(point: Point) -> u64 {
         | Point::Leave { number, .. }
         | Point::Look { number } => number,
         // These are few, and count something else.
-        Point::FirstTick { .. } | Point::Kept { .. } => 0,
+        Point::FirstTick { .. } | Point::Election { .. } | Point::Kept { .. } => 0,
     }
 }

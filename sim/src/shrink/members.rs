@@ -115,6 +115,7 @@ fn renumbered(point: Point, places: &Places) -> Point {
         Point::Leave { member, number } => Point::Leave { member: at(member), number },
         Point::FirstTick { member, life } => Point::FirstTick { member: at(member), life },
         Point::Kept { member, crash, nth } => Point::Kept { member: at(member), crash, nth },
+        Point::Election { member, number } => Point::Election { member: at(member), number },
         Point::Look { number } => Point::Look { number },
     }
 }

@@ -242,7 +242,7 @@ impl World {
         Report {
             seed: self.seed,
             knobs: self.knobs.clone(),
-            trace_hash,
+            trace_hash: trace_hash.clone(),
             trace_lines: self.trace.lines(),
             simulated_us: self.now_us,
             events: self.counted.events,
@@ -261,6 +261,7 @@ impl World {
                 expect: self.expect,
                 events: self.record,
                 exceptions: exceptions.collect(),
+                trace: Some(trace_hash),
             },
             trace: self.options.keep_trace.then(|| self.trace.into_text()),
             timeline,
