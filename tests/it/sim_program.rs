@@ -213,7 +213,8 @@ fn a_failure_is_saved_and_shrunk() {
         "swarm --seeds 1..3 --members 3 --until 6s --profile calm --mutation reply-before-commit --save {dir}"
     ));
     assert_eq!(swarm.code, 1, "{swarm:?}");
-    let seed = swarm.out.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(" fails: ")).expect("a failure");
+    let seed =
+        swarm.out.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(" fails: ")).expect("a failure");
     let name = format!("{dir}/seed-{}", seed.0);
     for extension in ["html", "txt", "trace"] {
         assert!(Path::new(&format!("{name}.{extension}")).is_file(), "{name}.{extension}");

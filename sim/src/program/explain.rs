@@ -34,11 +34,7 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
     let name = args.file.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let (html, svg, text) = (args.html.is_some(), args.svg.is_some(), args.text);
     let (_, (html, svg, text)) = play_with(source, Options::default(), keep, false, |report| {
-        (
-            html.then(|| explain::html(&name, report)),
-            svg.then(|| picture(report)),
-            text.then(|| explain::text(report)),
-        )
+        (html.then(|| explain::html(&name, report)), svg.then(|| picture(report)), text.then(|| explain::text(report)))
     });
     if let (Some(path), Some(page)) = (&args.html, html) {
         write_file(path, "page", &page)?;
