@@ -42,7 +42,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "A..B", default_value = "1..2000", value_parser = parse_seeds)]
     seeds: Seeds,
     /// How much simulated time a run has
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_until_ms)]
+    #[arg(long, value_name = "TIME", default_value = "40s", value_parser = parse_until_ms)]
     until: u64,
     /// How much time there is for all of them
     #[arg(long, value_name = "TIME", default_value = "14m", value_parser = parse_budget)]
@@ -70,6 +70,8 @@ struct Kill {
     seeds: u64,
     /// Why it does not count, though it was found.
     but: Option<String>,
+    /// Its share of the time ended before its seeds did.
+    out_of_time: bool,
 }
 
 struct Found {
@@ -104,6 +106,7 @@ impl Kill {
         match (&self.found, &self.but) {
             (Some(found), None) => found.signature.clone(),
             (Some(found), Some(but)) => format!("alive: {} objects, but {but}", found.checker),
+            (None, _) if self.out_of_time => "alive (the time was up)".to_owned(),
             (None, _) => "alive".to_owned(),
         }
     }
@@ -135,7 +138,7 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
     let mutations = if args.id.is_empty() { Mutation::ALL.to_vec() } else { args.id.clone() };
     let deadline = Instant::now() + args.budget;
     if !args.json {
-        writeln!(console.out, "{:28} {:>6} {:>6}  {:14}  killed by", "mutant", "seeds", "lines", "without faults")?;
+        writeln!(console.out, "{:30} {:>6} {:>6}  {:14}  killed by", "mutant", "seeds", "lines", "without faults")?;
     }
     let mut kills = Vec::new();
     for (number, mutation) in mutations.iter().enumerate() {
@@ -146,7 +149,7 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
             true => writeln!(console.out, "{}", kill.json())?,
             false => writeln!(
                 console.out,
-                "{:28} {:>6} {:>6}  {:14}  {}",
+                "{:30} {:>6} {:>6}  {:14}  {}",
                 mutation.name(),
                 kill.seeds,
                 kill.lines(),
@@ -170,7 +173,7 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
 
 fn hunt(console: &mut Console, args: &Args, mutation: Mutation, share: Duration) -> Result<Kill, Trouble> {
     let deadline = Instant::now() + share.mul_f64(HUNT_SHARE);
-    let mut kill = Kill { mutation, found: None, seeds: 0, but: None };
+    let mut kill = Kill { mutation, found: None, seeds: 0, but: None, out_of_time: false };
     let mut progress = Progress::new(console.terminal, args.seeds.count());
     let mut in_order = InOrder::new(args.seeds);
     let note = format!(" seeds for {}", mutation.name());
@@ -195,7 +198,10 @@ fn hunt(console: &mut Console, args: &Args, mutation: Mutation, share: Duration)
         },
     )?;
     progress.clear(console.err);
-    let Some(mut found) = kill.found.take() else { return Ok(kill) };
+    let Some(mut found) = kill.found.take() else {
+        kill.out_of_time = kill.seeds < args.seeds.count();
+        return Ok(kill);
+    };
     kill.but = doubt(args, mutation, found.seed)?;
     let small = shrunk(args, mutation, &found, share.mul_f64(1.0 - HUNT_SHARE).min(SHRINK_AT_MOST));
     if let Some(folder) = &args.save {
