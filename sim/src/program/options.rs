@@ -113,7 +113,8 @@ pub(crate) fn parse_until_ms(word: &str) -> Result<u64, String> {
     const MOST_MS: u64 = 86_400_000;
     let until_ms = parse_time_us(word).ok_or("a time is like 60s or 90.5s")? / 1_000;
     if !(LEAST_MS..=MOST_MS).contains(&until_ms) {
-        let message = "a run has 30s at least (10s with faults, 10s for a core alone, 10s for all to rest), 86400s at most";
+        let message =
+            "a run has 30s at least (10s with faults, 10s for a core alone, 10s for all to rest), 86400s at most";
         return Err(message.to_owned());
     }
     Ok(until_ms)
