@@ -160,14 +160,16 @@ fn command(args: &Args, runner: &Runner, what: &str) -> Command {
 
 /// Follows a difference to the first event.
 fn show(console: &mut Console, args: &Args, seed: u64, runner: &Runner) -> Result<(), Trouble> {
-    let name = runner.name(args);
+    let name = match runner {
+        Runner::Here => "here again".to_owned(),
+        Runner::Process { .. } => runner.name(args),
+    };
     for _ in 0..ATTEMPTS {
         let left = trace(args, seed, &Runner::Here)?;
         let right = trace(args, seed, runner)?;
         if let Some(difference) = first_difference(&left, &right) {
-            let again = if matches!(runner, Runner::Here) { "here again" } else { &name };
             writeln!(console.out, "seed {seed} differs at line {}: here and {name}", difference.line)?;
-            difference.print(console.out, "here", again)?;
+            difference.print(console.out, "here", &name)?;
             return Ok(());
         }
     }

@@ -6,6 +6,8 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+use lockstep::mutation;
+
 use super::options::{Seeds, WorldArgs, jobs, parse_seeds};
 use super::output::Keep;
 use super::pool::{Heard, each};
@@ -30,7 +32,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
-    if !cfg!(feature = "simulation") {
+    if !mutation::COMPILED_IN {
         let message = "this build does not count marks: `make sim-build` makes one that does";
         return Err(Trouble::Usage(message.to_owned()));
     }
