@@ -45,6 +45,7 @@ const MEMBERS: u64 = 5;
 
 /// What was acknowledged is gone, or two logs are not one.
 const LOST: &[&str] = &[
+    "election-safety",
     "state-machine-safety",
     "leader-completeness",
     "log-matching",
@@ -357,7 +358,7 @@ mutations! {
     LogReleasedForAbsent "log-released-for-absent" {
         about: "the log is released although an absent member needs it",
         source: "our own; the reason for etcd's snapshot-catchup-entries",
-        checkers: &["progress", "process", "panic"],
+        checkers: &["progress", "durability", "process", "panic"],
         trigger: ABSENCES,
         knobs: [("log_slack_entries", 0), ("segment_bytes", 4_096), ("store_commit_ms", 100)],
     }
