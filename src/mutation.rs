@@ -293,9 +293,10 @@ mutations! {
         knobs: [],
     }
 
-    /// The store's pages are not verified when it is opened: a flipped bit in a value is served, on one member only.
+    /// The store's pages are verified neither when it is opened nor when they are read: a flipped bit in a value is
+    /// served, on one member only.
     RottedPageAccepted "rotted-page-accepted" {
-        about: "the check values of the store's pages are not verified at boot",
+        about: "the check values of the store's pages are not verified",
         source: "canon 31: TigerBeetle; Jepsen etcd, bitflip-snap",
         checkers: DIVERGED,
         trigger: &["rot-store"],
