@@ -51,6 +51,8 @@ mod sim_program;
 mod wal;
 #[path = "it/world.rs"]
 mod world;
+#[path = "it/zoo.rs"]
+mod zoo;
 
 #[cfg(feature = "server")]
 #[path = "it/authority.rs"]
