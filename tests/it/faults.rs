@@ -535,7 +535,8 @@ fn fine_weather_loses_nothing() {
 
 #[test]
 fn chance_loses_repeats_and_reorders() {
-    assert!(drawn("loss").times("(lost)").len() > 10);
+    // The liveness phase begins at 12s, and may leave members out.
+    assert!(drawn("loss").count("(lost)", "0s", "12s") > 10);
 
     let told = drawn("duplicate");
     let copies = |numbers: &[(u64, u64)]| numbers.len() - numbers.iter().map(|(n, _)| n).collect::<BTreeSet<_>>().len();
@@ -545,7 +546,7 @@ fn chance_loses_repeats_and_reorders() {
     let overtakes = |numbers: &[(u64, u64)]| numbers.windows(2).filter(|pair| pair[0].0 > pair[1].0).count();
     let told = drawn("reorder");
     assert!(told.ways().values().map(|numbers| overtakes(numbers)).sum::<usize>() > 10);
-    assert!(told.times("(lost)").is_empty());
+    assert_eq!(told.count("(lost)", "0s", "12s"), 0);
 }
 
 #[test]
