@@ -8,15 +8,23 @@ ETCD_NAMES ?=
 ARGS ?=
 # How long each fuzz target runs, in seconds.
 FUZZ_SECONDS ?= 60
+# The seeds of `make chaos`, both ends included.
+SEEDS ?= 1..500
+
+# The simulator has a target directory of its own: its flags would rebuild everything in target/ back and forth.
+SIM_TARGET = $(CURDIR)/target/sim
+SIM = $(SIM_TARGET)/release/lockstep-sim
+# The commit is printed with every run. Where there is no git, it is left out.
+SIM_COMMIT = $(shell git -C "$(CURDIR)" rev-parse --short=12 HEAD 2>/dev/null)
 
 BIN = $(DESTDIR)$(PREFIX)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test fmt bench install proto fuzz clean
+.PHONY: help run build test fmt bench sim-build sim-path sim-test chaos mutants install proto fuzz clean
 
 help: ## list the targets
 	@echo "make TARGET"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
 
 run: build ## build the release server and start a single member on 127.0.0.1:2379, data in default.etcd
 	$(CARGO) run --release --bin lockstepd -- $(ARGS)
@@ -28,6 +36,7 @@ test: ## formatting, clippy and every test: what CI runs
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) test --workspace
+	$(MAKE) sim-test
 
 fmt: ## format the code
 	$(CARGO) fmt --all
@@ -35,6 +44,29 @@ fmt: ## format the code
 bench: build ## compare with etcd 3.5.1 on this disk, about 40 minutes (ARGS=--quick: one; ARGS="--only put,100,1")
 	$(CARGO) build --release -p lockstep-bench
 	target/release/lockstep-bench compare $(ARGS)
+
+# rustflags of a user's cargo configuration are kept: --config adds to them. RUSTFLAGS, when set, would hide both.
+sim-build: ## build the simulator (release, inside of madsim, deliberate bugs compiled in and off)
+	$${RUSTFLAGS:+env "RUSTFLAGS=$$RUSTFLAGS --cfg madsim"} env LOCKSTEP_COMMIT="$(SIM_COMMIT)" \
+		$(CARGO) --config 'build.rustflags=["--cfg","madsim"]' \
+		build --release -p lockstep-sim --bin lockstep-sim --features simulation --target-dir "$(SIM_TARGET)"
+
+sim-path: ## print where sim-build puts the simulator
+	@echo "$(SIM)"
+
+# Fresh seeds every commit, so that what is tested grows; the same seeds for everyone who looks at that commit.
+sim-test: sim-build ## what CI runs of the simulator: fixed and fresh seeds, determinism, some deliberate bugs
+	$(SIM) swarm --seeds 1..60
+	first=$$(printf '%d' "0x$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 1000)") && \
+		$(SIM) swarm --seeds $$first..$$((first + 59))
+	$(SIM) check --seeds 1..6 --until 20s
+	$(SIM) mutants --id ack-before-fsync,stock-read-index
+
+chaos: sim-build ## run a swarm: make chaos SEEDS=1..500 (ARGS="--save failures")
+	$(SIM) swarm --seeds $(SEEDS) $(ARGS)
+
+mutants: sim-build ## show that every deliberate bug is found, about 15 minutes (ARGS="--id ack-before-fsync")
+	$(SIM) mutants $(ARGS)
 
 install: build ## install into PREFIX (/usr/local); ETCD_NAMES=1 also links etcd, etcdctl and etcdutl
 	install -d "$(BIN)"

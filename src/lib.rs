@@ -9,6 +9,14 @@
 //! wal/                the write-ahead log
 //! ports/              Clock, Network, Disk: what a member asks of its world
 //! ```
+//!
+//! Beside them stand [`mutation`] and [`marks`], which the simulator uses to test its own tests; without the feature
+//! `simulation` they leave nothing in the program.
+
+#[macro_use]
+pub mod mutation;
+#[macro_use]
+pub mod marks;
 
 #[cfg(feature = "ctl")]
 #[allow(clippy::disallowed_types, clippy::disallowed_methods)]

@@ -14,6 +14,9 @@ mod mvcc;
 #[path = "it/core.rs"]
 mod core;
 
+#[path = "it/checkers.rs"]
+mod checkers;
+
 #[path = "it/crash_every_op.rs"]
 mod crash_every_op;
 
@@ -23,6 +26,8 @@ mod differential;
 mod disk_contract;
 #[path = "it/durability.rs"]
 mod durability;
+#[path = "it/faults.rs"]
+mod faults;
 #[path = "it/hostile_peers.rs"]
 mod hostile_peers;
 #[path = "it/kv.rs"]

@@ -26,6 +26,8 @@ const RULES: &[Rule] = &[
     ("what is named exists", names_exist),
     ("nothing names a machine", no_machine),
     ("flags are in COMPATIBILITY", flags_listed),
+    ("every mark is listed", marks_listed),
+    ("every mutation is made", mutations_made),
 ];
 
 /// Folder, and the rooms of `src/` it may name beside itself.
@@ -53,6 +55,8 @@ const OWNERS: &[(&str, &str)] = &[
 
 /// Where a member is a function of its inputs.
 const CLOSED: &[&str] = &["src/member/", "src/mvcc/", "src/wal/", "src/ports/", "sim/src/"];
+/// What lets worlds run and tells of it stands outside of them.
+const NOT_CLOSED: &[&str] = &["sim/src/bin/", "sim/src/program/", "sim/src/host.rs"];
 /// Paths that reach the world outside.
 const OUTSIDE: &[&str] = &[
     "std::env",
@@ -150,6 +154,8 @@ fn every_rule_can_fail() {
         ("the deterministic", "src/wal/a.rs", "use std::collections::{BTreeMap, HashMap};", 1),
         ("the deterministic", "src/ports/a.rs", "use std::net::TcpStream;\nuse tokio::net;", 2),
         ("the deterministic", "sim/src/a.rs", "fn a() { rand::thread_rng(); }", 1),
+        ("the deterministic", "sim/src/fault/program.rs", "use std::fs;", 1),
+        ("the deterministic", "sim/src/program/a.rs", "use std::{fs, thread, time::Instant};", 0),
         ("the deterministic", "src/member/a.rs", "fn a() { println!(\"a\") }", 1),
         ("the deterministic", "src/member/a.rs", "use std::{io, sync::Arc};\nuse crate::ports::clock::Instant;", 0),
         ("the deterministic", "src/server/a.rs", "use std::{fs, time, thread, collections::HashMap};", 0),
@@ -175,6 +181,11 @@ fn every_rule_can_fail() {
         ("what is named", "README.md", "make none\n`make run`", 1),
         ("what is named", "src/wal/a.rs", "//! See `docs/NONE.md`.", 1),
         ("what is named", "docs/A.md", "[a](../README.md), `src/wal/`, [b](https://example.com/x), `docs/<x>.md`", 0),
+        ("every mark", "src/wal/a.rs", "fn a() { sometimes!(b, \"a torn c\"); sometimes!(\n    \"another\"\n); }", 2),
+        ("every mark", "sim/src/marks.rs", "pub const OTHERS: &[&str] = &[\n    \"nowhere\",\n    \"nowhere\",\n];", 2),
+        ("every mark", "src/wal/a.rs", "/// `sometimes!(\"a\")`\nfn a() {}", 0),
+        ("every mutation", "src/mutation.rs", "//! x\n    Unmade \"unmade\" {\n    }\n", 1),
+        ("every mutation", "src/wal/a.rs", "fn a() -> bool { mutation!(Unmade) }", 0),
         ("flags are in", "src/server/config/defs.rs", "//! x\n    flag(\"name\", Text, \"\", Works, \"x\"),\n", 1),
         ("nothing names", "docs/A.md", "see /home/me/x", 1),
         ("nothing names", ".cargo/config.toml", "[source.crates-io]\nreplace-with = \"mirror\"\n", 2),
@@ -234,7 +245,10 @@ fn owners(tree: &Tree) -> Vec<String> {
 
 fn closed_rooms(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
-    for file in tree.rust().filter(|f| CLOSED.iter().any(|room| f.path.starts_with(room))) {
+    let is_closed = |path: &str| {
+        CLOSED.iter().any(|room| path.starts_with(room)) && !NOT_CLOSED.iter().any(|room| path.starts_with(room))
+    };
+    for file in tree.rust().filter(|f| is_closed(&f.path)) {
         for (line, path) in file.paths() {
             let text = path.join("::");
             let is_outside = OUTSIDE.iter().chain(ASYNCHRONOUS).any(|p| {
@@ -323,7 +337,7 @@ fn no_orphans(tree: &Tree) -> Vec<String> {
     for file in tree.rust() {
         let parts: Vec<&str> = file.path.trim_end_matches(".rs").split('/').collect();
         let is_declared = match parts.as_slice() {
-            ["src" | "sim", .., "lib"] | ["src", "bin", _] | ["tests", "it"] => true,
+            ["src" | "sim", .., "lib"] | ["src", "bin", _] | ["sim", "src", "bin", _] | ["tests", "it"] => true,
             ["tests", rest @ ..] if rest[0] != "bench" => {
                 let paths = [rest.join("/"), rest[rest.len().min(2) - 1..].join("/")].map(|p| format!("\"{p}.rs\""));
                 let parent = format!("tests/{}/mod.rs", rest[..rest.len() - 1].join("/"));
@@ -432,6 +446,56 @@ fn flags_listed(tree: &Tree) -> Vec<String> {
         }
     }
     found
+}
+
+/// Each name of a `sometimes!` in product and simulator stands once in the list of marks, and the other way round.
+fn marks_listed(tree: &Tree) -> Vec<String> {
+    const LIST: &str = "sim/src/marks.rs";
+    let list = tree.files.iter().find(|f| f.path == LIST).map_or("", |f| f.text.as_str());
+    let lines = list.lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","));
+    let listed: Vec<&str> = lines.collect();
+    let mut found = Vec::new();
+    let mut used = BTreeSet::new();
+    for file in tree.rust().filter(|f| f.path.starts_with("src/") || f.path.starts_with("sim/src/")) {
+        // Where the code has the call, the text has its name: the first literal from there on.
+        for ((line, code), (from, _)) in (1..).zip(file.code.lines()).zip(line_starts(&file.text)) {
+            for (column, _) in code.match_indices("sometimes!(") {
+                let column = code[..column].chars().count();
+                let rest: String = file.text[from..].chars().skip(column).take(400).collect();
+                let Some(name) = rest.split('"').nth(1).map(str::to_owned) else { continue };
+                if !listed.contains(&name.as_str()) {
+                    found.push(format!("{}:{line} marks {name:?}, which {LIST} does not list", file.path));
+                }
+                used.insert(name);
+            }
+        }
+    }
+    for (at, name) in listed.iter().enumerate() {
+        if listed[..at].contains(name) {
+            found.push(format!("{LIST} lists {name:?} twice"));
+        } else if !used.contains(*name) {
+            found.push(format!("{LIST} lists {name:?}, which nothing marks"));
+        }
+    }
+    found
+}
+
+/// The compiler knows every name in a `mutation!`; this finds the deliberate bugs that nobody has put anywhere.
+fn mutations_made(tree: &Tree) -> Vec<String> {
+    let zoo = tree.files.iter().find(|f| f.path == "src/mutation.rs").map_or("", |f| f.text.as_str());
+    let heads = zoo.lines().filter_map(|line| line.strip_prefix("    ")?.strip_suffix("\" {")?.split_once(" \""));
+    let product = || tree.rust().filter(|f| f.path.starts_with("src/") || f.path.starts_with("sim/src/"));
+    let unmade = heads.filter(|(variant, _)| !product().any(|f| f.code.contains(&format!("mutation!({variant})"))));
+    unmade.map(|(variant, name)| format!("src/mutation.rs names {variant} ({name}), which is nowhere made")).collect()
+}
+
+/// The offset and the text of each line.
+fn line_starts(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.split_inclusive('\n').scan(0, |at, line| {
+        let from = *at;
+        *at += line.len();
+        Some((from, line))
+    })
 }
 
 /// The text files of the tree.

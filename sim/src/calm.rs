@@ -13,7 +13,6 @@ use lockstep::ports::clock::Instant;
 use lockstep_proto::etcdserverpb::InternalRaftRequest;
 use lockstep_proto::mvccpb::KeyValue;
 use lockstep_proto::raftpb::Message;
-use rand_core::RngCore;
 
 use crate::disk::Loss;
 use crate::member::{Event, Setup, SimMember};
@@ -55,8 +54,8 @@ impl Calm {
         Ok(())
     }
 
-    pub fn crash(&mut self, id: u64, loss: Loss, rng: &mut dyn RngCore) {
-        self.members.get_mut(&id).expect("a member").crash(loss, rng);
+    pub fn crash(&mut self, id: u64, loss: Loss, choose: &mut dyn FnMut(usize) -> usize) {
+        self.members.get_mut(&id).expect("a member").crash(loss, choose);
         self.network.retain(|message| message.to() != id);
     }
 

@@ -7,6 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lockstep::ports::dice::Dice;
 
 use crate::fault::{Words, parse_time_us, print_time};
 use crate::random::{Purpose, Random};
@@ -30,6 +33,9 @@ pub enum Point {
     Look { number: u64 },
     /// How long after its start the so-manieth life of a member has its first tick.
     FirstTick { member: u64, life: u64 },
+    /// The so-manieth election time-out that this member draws: one less than this above the least, in ticks. The
+    /// constant is two ticks more for each member.
+    Election { member: u64, number: u64 },
     /// What the so-manieth crash of this member keeps of what was not synced: the so-manieth question of the disk.
     Kept { member: u64, crash: u64, nth: u64 },
 }
@@ -66,7 +72,7 @@ pub struct Exception {
 
 /// See the head of this file.
 pub enum Choices {
-    Chance { schedule: Random, network: Random, disk: Random, exceptions: Vec<Exception> },
+    Chance { schedule: Random, network: Random, disk: Random, elections: Random, exceptions: Vec<Exception> },
     Record(BTreeMap<Point, u64>),
 }
 
@@ -77,6 +83,7 @@ impl Choices {
             schedule: random(Purpose::Schedule),
             network: random(Purpose::Network),
             disk: random(Purpose::Disk),
+            elections: random(Purpose::Elections),
             exceptions: Vec::new(),
         }
     }
@@ -89,10 +96,11 @@ impl Choices {
     pub fn choose(&mut self, point: Point, draw: impl FnOnce(&mut Random) -> u64) -> u64 {
         match self {
             Choices::Record(exceptions) => exceptions.get(&point).copied().unwrap_or(0),
-            Choices::Chance { schedule, network, disk, exceptions } => {
+            Choices::Chance { schedule, network, disk, elections, exceptions } => {
                 let random = match point {
                     Point::Message { .. } | Point::Twice { .. } | Point::Lost { .. } => network,
                     Point::Fsync { .. } | Point::Kept { .. } => disk,
+                    Point::Election { .. } => elections,
                     _ => schedule,
                 };
                 let value = draw(random);
@@ -115,6 +123,39 @@ impl Choices {
     }
 }
 
+/// The dice of simulated members. The draws of elections happen inside of a member's step, so they have choices of
+/// their own, which only elections use.
+#[derive(Clone)]
+pub struct ElectionDice(Arc<Mutex<(Choices, BTreeMap<u64, u64>)>>);
+
+impl ElectionDice {
+    pub fn new(choices: Choices) -> ElectionDice {
+        ElectionDice(Arc::new(Mutex::new((choices, BTreeMap::new()))))
+    }
+
+    pub fn exceptions(&self) -> Vec<Exception> {
+        let choices = &self.0.lock().unwrap_or_else(PoisonError::into_inner).0;
+        let elections = choices.exceptions().into_iter();
+        elections.filter(|exception| matches!(exception.point, Point::Election { .. })).collect()
+    }
+}
+
+impl Dice for ElectionDice {
+    fn roll(&self, member: u64, sides: u64) -> u64 {
+        let (choices, rolled) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = rolled.entry(member).or_default();
+        *number += 1;
+        let value = choices.choose(Point::Election { member, number: *number }, |random| 1 + random.below(sides));
+        value.checked_sub(1).unwrap_or(2 * (member - 1)) % sides
+    }
+}
+
+impl fmt::Debug for ElectionDice {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("ElectionDice")
+    }
+}
+
 /// `message 1->2 #17 late 3ms`, `message 1->2 #17 lost`, `fsync 2 #4 late 20ms`, `apply 3 #9 leaves 2`
 impl fmt::Display for Exception {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,6 +169,7 @@ impl fmt::Display for Exception {
             Point::Leave { member, number } => write!(out, "apply {member} #{number} leaves {}", self.value),
             Point::Look { number } => write!(out, "look #{number} late {time}"),
             Point::FirstTick { member, life } => write!(out, "tick {member} #{life} late {time}"),
+            Point::Election { member, number } => write!(out, "election {member} #{number} waits {}", self.value - 1),
             Point::Kept { member, crash, nth } => write!(out, "kept {member} #{crash} {nth} {}", self.value),
         }
     }
@@ -136,7 +178,7 @@ impl fmt::Display for Exception {
 impl Exception {
     /// The first words of exception lines.
     pub fn is_head(word: &str) -> bool {
-        matches!(word, "message" | "fsync" | "look" | "tick" | "kept") || Stage::ALL.iter().any(|stage| stage.name() == word)
+        matches!(word, "message" | "fsync" | "look" | "tick" | "kept" | "election") || Stage::ALL.iter().any(|stage| stage.name() == word)
     }
 
     pub fn parse(line: &str) -> Result<Exception, String> {
@@ -152,10 +194,11 @@ impl Exception {
             words.end()?;
             return Ok(Exception { point, value });
         }
-        let verb = words.word("late, lost, again or leaves")?;
+        let verb = words.word("late, lost, again, leaves or waits")?;
         let value = match verb {
             "lost" => 1,
             "leaves" => words.number("how many")?,
+            "waits" => words.number("how many ticks")?.saturating_add(1),
             _ => words.word("a time").and_then(|w| parse_time_us(w).ok_or(format!("{w:?} is not a time like 3ms")))?,
         };
         words.end()?;
@@ -168,6 +211,7 @@ impl Exception {
             ("fsync", "late", _) => Point::Fsync { member, number },
             ("look", "late", _) => Point::Look { number },
             ("tick", "late", _) => Point::FirstTick { member, life: number },
+            ("election", "waits", _) => Point::Election { member, number },
             ("apply", "leaves", _) => Point::Leave { member, number },
             (_, "late", Some(stage)) => Point::Stage { member, stage, number },
             _ => return Err(format!("{head} cannot be {verb:?}")),

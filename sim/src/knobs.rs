@@ -163,8 +163,11 @@ impl Knobs {
             retries: *r.pick(&[0, 1, 3]),
             fault_every_ms: *r.pick(&[500, 1_000, 2_000]),
             fault_most_ms: *r.pick(&[1_000, 3_000, 6_000]),
-            faults: some_of(r, fault::KINDS.iter().map(|kind| kind.name)),
-            work: some_of(r, crate::workload::KINDS.iter().map(|kind| kind.name)),
+            faults: some_of(r, fault::weather().map(|kind| kind.name)),
+            work: some_of(r, crate::workload::KINDS.iter().map(|kind| kind.name))
+                .into_iter()
+                .chain(["registers".to_owned()])
+                .collect(),
             ..plain.clone()
         };
         match profile {

@@ -6,11 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
+use std::sync::Arc;
 
 use lockstep::member::raft::{Input, Role};
 use lockstep::mvcc::View;
 use lockstep::mvcc::read::{RangeOptions, Read};
 use lockstep::ports::clock::Instant;
+use lockstep::ports::dice::SeededDice;
 use lockstep_proto::etcdserverpb::{
     CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, PutRequest, RequestOp, TxnRequest, compare,
     request_op,
@@ -19,7 +21,7 @@ use lockstep_proto::raftpb::Message;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-use crate::disk::{Loss, MemDisk};
+use crate::disk::{Loss, MemDisk, chance};
 use crate::member::{Event, Setup, SimMember};
 use crate::notation;
 
@@ -273,7 +275,7 @@ quiet COMMAND                  without output";
                 "cache" => setup.raft.log_cache_bytes = value,
                 "slack" => setup.raft.log_slack_entries = value,
                 "segment" => setup.segment_bytes = value,
-                "seed" => setup.raft.seed = value,
+                "seed" => setup.raft.dice = Arc::new(SeededDice::new(value)),
                 _ => return Err(format!("there is no option {name}")),
             }
         }
@@ -380,7 +382,7 @@ quiet COMMAND                  without output";
                     let (name, key) = self.name(id, read);
                     format!("{id:x} Read {name} Applied:{} {}", view.applied_index(), look_up(&view, key))
                 }
-                Event::Published(_) => continue,
+                Event::Published(_) | Event::Synced(_) => continue,
                 Event::Applied { index, .. } => format!("{id:x} Applied:{index}"),
                 Event::Reply { request, result } => {
                     format!("{id:x} Reply {} {}", self.name(id, request).0, notation::reply(&result))
@@ -451,7 +453,7 @@ quiet COMMAND                  without output";
         };
         let slot = self.members.get_mut(&id).expect("checked");
         let mut rng = ChaCha8Rng::seed_from_u64(slot.ticks ^ (id << 32));
-        slot.member.crash(loss, &mut rng);
+        slot.member.crash(loss, &mut chance(&mut rng));
         // A connection ends with the process at its end: nothing sent to this one reaches the next.
         self.links.retain(|(_, to), _| *to != id);
         Ok(())
@@ -480,7 +482,7 @@ quiet COMMAND                  without output";
             to.plant(file, &contents).map_err(|e| e.to_string())?;
         }
         // Nothing of this is in doubt at the next crash.
-        to.crash(Loss::Nothing, &mut ChaCha8Rng::seed_from_u64(0));
+        to.crash(Loss::Nothing, &mut |_| 0);
         Ok(())
     }
 

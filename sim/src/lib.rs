@@ -8,19 +8,38 @@
 //! world     members, network, disks, clients, faults: chance  world.rs knobs.rs random.rs network.rs clients.rs …
 //! check     what must hold in every world, one file each      check/
 //! notation  etcd's notation for messages and entries          notation.rs
+//! host      where a world runs: a thread, a madsim runtime    host.rs
+//! program   lockstep-sim                                      program/
 //! ```
 //!
 //! Architecture invariant: no thread, no clock, no socket, no file and no random number that does not come from a seed.
+//! Only host and program, which stand outside of the worlds, are excused.
 
 pub mod calm;
 pub mod check;
-pub mod clients;
+pub mod choices;
+pub mod clock;
 pub mod disk;
+#[allow(clippy::disallowed_types, clippy::disallowed_methods)]
+pub mod host;
+pub mod explain;
+pub mod fault;
+pub mod history;
 pub mod knobs;
 pub mod lab;
+pub mod marks;
 pub mod member;
+pub mod meter;
 pub mod network;
 pub mod notation;
+#[allow(clippy::disallowed_types, clippy::disallowed_methods)]
+pub mod program;
 pub mod random;
+pub mod report;
+pub mod requests;
+pub mod scenario;
+pub mod shrink;
+pub mod timeline;
 pub mod trace;
+pub mod workload;
 pub mod world;

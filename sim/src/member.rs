@@ -13,13 +13,15 @@ use lockstep::member::boot::{self, Booted};
 use lockstep::member::error::EtcdError;
 use lockstep::member::membership::{Member, ids};
 use lockstep::member::raft::{Consensus, Effect, Fetch, Input, Persist, Proposal, ReadRequest, Status};
+use lockstep::mvcc::read::Read;
 use lockstep::mvcc::{self, Backend, Batch, View};
 use lockstep::ports::clock::Instant;
+use lockstep::ports::dice::SeededDice;
 use lockstep::wal::{self, Wal};
-use lockstep_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
+use lockstep::{mutation, sometimes};
+use lockstep_proto::etcdserverpb::{InternalRaftRequest, PutResponse, RequestHeader, ResponseHeader};
 use lockstep_proto::raftpb;
 use prost::Message;
-use rand_core::RngCore;
 
 use crate::disk::{Loss, MemDisk};
 
@@ -44,7 +46,7 @@ impl Default for Setup {
                 check_quorum: true,
                 log_cache_bytes: 1 << 20,
                 log_slack_entries: 1 << 16,
-                seed: 1,
+                dice: Arc::new(SeededDice::new(1)),
             },
             segment_bytes: 1 << 16,
             store_cache_bytes: 1 << 20,
@@ -79,6 +81,8 @@ pub enum Event {
     Send(Box<raftpb::Message>),
     /// Queued for the log.
     Persist(Persist),
+    /// The log is durable up to the persist of this number.
+    Synced(u64),
     /// Queued for apply.
     Committed(Vec<raftpb::Entry>),
     /// Queued for the log.
@@ -225,15 +229,18 @@ impl SimMember {
     /// The process is gone, whatever it was doing. The disk keeps its pending writes until [`SimMember::power_loss`].
     pub fn kill(&mut self) {
         if let Some(life) = self.life.take() {
+            sometimes!(life.appended.is_some(), "process ended between append and fsync");
+            sometimes!(!life.batches.is_empty(), "process ended before the store's commit");
+            sometimes!(!life.reads.is_empty(), "process ended while a read waited for apply");
             life.backend.poison();
         }
         self.events.clear();
     }
 
     /// The machine loses its power: the process is gone, and of what was not synced goes what `loss` says.
-    pub fn crash(&mut self, loss: Loss, rng: &mut dyn RngCore) {
+    pub fn crash(&mut self, loss: Loss, choose: &mut dyn FnMut(usize) -> usize) {
         self.kill();
-        self.disk.crash(loss, rng);
+        self.disk.crash(loss, choose);
     }
 
     // Consensus.
@@ -250,6 +257,9 @@ impl SimMember {
         let id = life.next_id(self.id);
         request.header = Some(RequestHeader { id, ..Default::default() });
         life.requests.insert(id);
+        if mutation!(ReplyBeforeCommit) {
+            self.events.extend(life.reply_too_early(id, &request));
+        }
         life.inbox.push(Input::Propose(Proposal { data: request.encode_to_vec().into(), expires }));
         Some(id)
     }
@@ -293,7 +303,10 @@ impl SimMember {
             && let Some(number) = life.appended.take()
         {
             match life.wal.sync() {
-                Ok(()) => life.inbox.push(Input::Persisted(number)),
+                Ok(()) => {
+                    self.events.push(Event::Synced(number));
+                    life.inbox.push(Input::Persisted(number));
+                }
                 Err(error) => self.die(error.to_string()),
             }
         }
@@ -444,6 +457,7 @@ impl SimMember {
     }
 
     fn die(&mut self, reason: String) {
+        sometimes!("process ended by its own decision");
         self.kill_keeping_events();
         self.events.push(Event::Died(reason));
     }
@@ -465,10 +479,20 @@ impl Life {
         ids::first_request(member, self.epoch).wrapping_add(self.sequence)
     }
 
+    /// An answer as it would be if nothing could go wrong from here on. Forgets that a client waits.
+    fn reply_too_early(&mut self, id: u64, request: &InternalRaftRequest) -> Option<Event> {
+        request.put.as_ref()?;
+        self.requests.remove(&id);
+        let header = ResponseHeader { revision: self.view.rev() + 1, ..Default::default() };
+        let response = PutResponse { header: Some(header), prev_kv: None };
+        Some(Event::Reply { request: id, result: Ok(Response::Put(response)) })
+    }
+
     fn log_work(&mut self, work: LogWork) -> Result<(), wal::Error> {
         match work {
             LogWork::Persist(persist) => {
                 self.wal.append(Some(&persist.hard_state), &persist.entries)?;
+                sometimes!(self.appended.is_some(), "several appends shared one fsync");
                 self.appended = Some(persist.number);
             }
             LogWork::Fetch(fetch) => {
@@ -481,8 +505,9 @@ impl Life {
     }
 
     fn serve_reads(&mut self, events: &mut Vec<Event>) {
-        let applied = self.view.applied_index();
+        let applied = if mutation!(ReadBeforeApply) { u64::MAX - 1 } else { self.view.applied_index() };
         let later = self.reads.split_off(&(applied + 1));
+        sometimes!(!later.is_empty(), "read waited for apply");
         for read in std::mem::replace(&mut self.reads, later).into_values().flatten() {
             events.push(Event::ReadView { read, view: self.view.clone() });
         }

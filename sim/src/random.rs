@@ -16,6 +16,7 @@ pub enum Purpose {
     Clock = 5,
     Workload = 6,
     Schedule = 7,
+    Elections = 8,
 }
 
 #[derive(Clone, Debug)]

@@ -23,6 +23,8 @@ pub struct Report {
     /// Operations asked for, by kind of work; and those that were acknowledged (writes done, reads answered).
     pub work: BTreeMap<String, u64>,
     pub acknowledged: u64,
+    /// What the budget refused, when and why.
+    pub notes: Vec<String>,
     /// `sometimes!` marks that this run hit, and how often.
     pub marks: BTreeMap<&'static str, u64>,
     pub verdict: Verdict,

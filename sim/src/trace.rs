@@ -1,57 +1,49 @@
-//! The trace is the truth: every event a line, and the SHA-256 of all lines is the run's identity.
+//! The trace is the truth: every event a line, and the SHA-256 of the text is the run's identity.
 //!
 //! Two runs with one hash did the same; a hash that differs between two machines or two builds is a bug of the
-//! simulator.
+//! simulator, or of a member that looks at something that it should not see.
 
-use std::collections::VecDeque;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use sha2::{Digest, Sha256};
 
-/// Lines kept for the report of a failure.
+/// Lines shown with a failure.
 const TAIL: usize = 120;
 
 #[derive(Debug, Default)]
 pub struct Trace {
-    hasher: Sha256,
+    text: String,
     lines: u64,
-    tail: VecDeque<String>,
-    /// All of it, when somebody wants to read it.
-    whole: Option<String>,
 }
 
 impl Trace {
-    pub fn new(keep_whole: bool) -> Trace {
-        Trace { whole: keep_whole.then(String::new), ..Trace::default() }
-    }
-
-    pub fn line(&mut self, now_us: u64, what: &str) {
-        let line = format!("{:>4}.{:06} {what}\n", now_us / 1_000_000, now_us % 1_000_000);
-        self.hasher.update(line.as_bytes());
+    /// Appends `   1.250000 what`; returns the line's number, counted from 1.
+    pub fn line(&mut self, now_us: u64, what: fmt::Arguments<'_>) -> u64 {
+        let (s, us) = (now_us / 1_000_000, now_us % 1_000_000);
+        writeln!(self.text, "{s:>4}.{us:06} {what}").expect("a string takes everything");
         self.lines += 1;
-        if let Some(whole) = &mut self.whole {
-            whole.push_str(&line);
-        }
-        if self.tail.len() == TAIL {
-            self.tail.pop_front();
-        }
-        self.tail.push_back(line);
+        self.lines
     }
 
     pub fn lines(&self) -> u64 {
         self.lines
     }
 
-    pub fn tail(&self) -> String {
-        self.tail.iter().map(String::as_str).collect()
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
-    pub fn whole(&self) -> Option<&str> {
-        self.whole.as_deref()
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
+    pub fn tail(&self) -> String {
+        let from = self.text.trim_end().rmatch_indices('\n').nth(TAIL - 1).map_or(0, |(position, _)| position + 1);
+        self.text[from..].to_owned()
     }
 
     pub fn hash(&self) -> String {
-        self.hasher.clone().finalize().iter().fold(String::new(), |mut hex, byte| {
+        Sha256::digest(self.text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
             write!(hex, "{byte:02x}").expect("a string takes everything");
             hex
         })

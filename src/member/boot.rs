@@ -14,6 +14,7 @@ use super::apply::Applier;
 use super::membership::Member;
 use super::raft::{Consensus, Recovered};
 use crate::mvcc::{self, Backend, Store};
+use crate::ports::dice::Dice;
 use crate::ports::disk::Disk;
 use crate::wal::{self, Wal};
 
@@ -45,7 +46,7 @@ pub struct RaftConfig {
     pub check_quorum: bool,
     pub log_cache_bytes: u64,
     pub log_slack_entries: u64,
-    pub seed: u64,
+    pub dice: Arc<dyn Dice>,
 }
 
 /// A member, ready to be driven.
@@ -120,6 +121,7 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
     let (mut wal, mut log) = Wal::open(wal_disk, &config.wal_dir, config.wal, applied + 1)?;
     if wal.last_index() == 0 && applied == 0 {
         // A first boot, or one that crashed before it got here.
+        sometimes!(!is_new, "founding finished by a later boot");
         if config.founders.is_empty() {
             return Err(Error::Unfounded);
         }
@@ -132,11 +134,12 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
         log.entries = founding_entries(&config.founders);
         log.term_runs = vec![(1, 1)];
     }
-    let epoch = log.epoch + 1;
+    let epoch = if mutation!(EpochReused) { log.epoch.max(1) } else { log.epoch + 1 };
     wal.append_epoch(epoch)?;
     wal.sync()?;
 
     let last = wal.last_index();
+    sometimes!(last > applied && epoch > 1, "boot found entries that the store had not yet");
     if last < applied {
         return Err(Error::LogTooShort { last, applied });
     }
@@ -166,7 +169,7 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
         log_cache_bytes: config.raft.log_cache_bytes,
         log_slack_entries: config.raft.log_slack_entries,
         epoch,
-        seed: config.raft.seed,
+        dice: config.raft.dice.clone(),
     };
     let consensus = Consensus::new(raft, recovered).map_err(Error::Raft)?;
     Ok(Booted {

@@ -14,7 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    WriteTransaction,
+};
 
 use super::overlay::{Bucket, BucketEntry, Overlay, Seq};
 use super::read::{Error, Revision};
@@ -210,6 +213,7 @@ impl Backend {
                 Ok(Committed { reader, consistent_index: batch.consistent_index, live, seq: batch.seq })
             }
             Err(error) => {
+                sometimes!("commit of the store failed");
                 let error = error.to_string();
                 self.failed = true;
                 Err(Error::Storage(format!("committing to the store {}: {error}; restart the member", self.path)))
@@ -252,6 +256,11 @@ impl Backend {
         let mut live = self.live;
         let mut txn = self.db().begin_write()?;
         txn.set_durability(Durability::Immediate)?;
+        if mutation!(ConsistentIndexApart) {
+            self.write_index(batch, &txn, &mut live)?;
+            txn.commit()?;
+            txn = self.db().begin_write()?;
+        }
         {
             let mut rows = txn.open_table(ROWS)?;
             // A row that compaction takes in the batch that brought it is never written.
@@ -259,6 +268,7 @@ impl Backend {
             batch.overlay.with_rows(|new| -> Result<(), redb::Error> {
                 for row in new {
                     if deletes.binary_search(&row.revision).is_ok() {
+                        sometimes!("row compacted before it was ever stored");
                         unwritten += 1;
                         continue;
                     }
@@ -281,13 +291,15 @@ impl Backend {
                 set(&mut target, &key, value.as_deref(), &mut live)?;
             }
         }
-        {
-            let mut meta = txn.open_table(table(Bucket::Meta))?;
-            set(&mut meta, META_CONSISTENT_INDEX, Some(&batch.consistent_index.to_be_bytes()), &mut live)?;
-            set(&mut meta, META_TERM, Some(&batch.term.to_be_bytes()), &mut live)?;
-        }
+        self.write_index(batch, &txn, &mut live)?;
         txn.commit()?;
         Ok(live)
+    }
+
+    fn write_index(&self, batch: &Batch, txn: &WriteTransaction, live: &mut Live) -> Result<(), redb::Error> {
+        let mut meta = txn.open_table(table(Bucket::Meta))?;
+        set(&mut meta, META_CONSISTENT_INDEX, Some(&batch.consistent_index.to_be_bytes()), live)?;
+        set(&mut meta, META_TERM, Some(&batch.term.to_be_bytes()), live)
     }
 
     fn check_format(&self) -> Result<(), OpenError> {
@@ -408,7 +420,10 @@ fn guarded<T>(f: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Error> {
         Ok(Err(Trouble::Redb(error))) => Err(Error::Storage(error.to_string())),
         Ok(Err(Trouble::Shape(what))) => Err(Error::Storage(what.to_string())),
         Ok(Err(Trouble::Ours(error))) => Err(error),
-        Err(panic) => Err(Error::Storage(format!("the file is damaged: {}", panic_text(&*panic)))),
+        Err(panic) => {
+            sometimes!("rot noticed while the store was at work");
+            Err(Error::Storage(format!("the file is damaged: {}", panic_text(&*panic))))
+        }
     }
 }
 
@@ -419,8 +434,10 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 /// Runs `f` over a file that anything may have written to: what panics in there is damage, not a reason to die.
 pub(super) fn guard_damage<T>(path: &str, f: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
-    catch_unwind(AssertUnwindSafe(f))
-        .unwrap_or_else(|panic| Err(OpenError::Damaged { path: path.to_string(), detail: panic_text(&*panic) }))
+    let opened = catch_unwind(AssertUnwindSafe(f))
+        .unwrap_or_else(|panic| Err(OpenError::Damaged { path: path.to_string(), detail: panic_text(&*panic) }));
+    sometimes!(matches!(opened, Err(OpenError::Damaged { .. })), "damaged store refused");
+    opened
 }
 
 fn set(
@@ -451,6 +468,7 @@ fn create(disk: &dyn Disk, path: &str) -> Result<(), OpenError> {
         disk.create_dir_all(directory).map_err(io("creating the directory of"))?;
     }
     if disk.exists(&temporary).map_err(io("looking for a half-made copy of"))? {
+        sometimes!("half-made store made anew");
         disk.remove(&temporary).map_err(io("removing a half-made copy of"))?;
     }
     let file = disk.open(&temporary, Open::CreateNew).map_err(io("creating"))?;
@@ -497,7 +515,7 @@ fn open_file(file: Arc<dyn DiskFile>, path: &str, cache_bytes: usize) -> Result<
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
     // A rotten page is found now (0.5 s for a million rows, which are about to be read anyway), not served later.
-    builder.set_check_integrity_on_open(true);
+    builder.set_check_integrity_on_open(!mutation!(RottedPageAccepted));
     match builder.create_with_backend(backend) {
         Ok(db) => Ok(Backend { db: Some(db), path: path.to_string(), poison, live: Live::default(), failed: false }),
         Err(redb::DatabaseError::Storage(redb::StorageError::Io(source))) => {

@@ -34,12 +34,16 @@ pub(super) struct Compaction {
 impl Compaction {
     pub fn resume(finished: i64, scheduled: i64) -> Compaction {
         let pass = (scheduled > finished).then(|| (scheduled, Box::default()));
+        sometimes!(pass.is_some(), "compaction resumed after a restart");
         Compaction { pass, next: None }
     }
 
     fn order(&mut self, rev: i64) {
         match self.pass {
-            Some(_) => self.next = Some(rev),
+            Some(_) => {
+                sometimes!("compaction ordered while another was under way");
+                self.next = Some(rev);
+            }
             None => self.pass = Some((rev, Box::default())),
         }
     }
@@ -49,6 +53,7 @@ impl Store {
     /// Forgets history up to `rev`: what was the newest then stays. The space comes back by [`Store::compact_step`].
     pub fn compact(&mut self, rev: i64) -> Result<(), Error> {
         if rev <= self.compact_revision() {
+            sometimes!("compaction refused because of a later one");
             return Err(Error::Compacted);
         }
         if rev > self.revision() {
@@ -67,6 +72,7 @@ impl Store {
             return CompactProgress::Idle;
         };
         if self.view().stamp().rev < rev {
+            sometimes!("compaction waited for the next view");
             self.compaction.pass = Some((rev, from));
             return CompactProgress::More;
         }
@@ -75,6 +81,7 @@ impl Store {
             self.drop_rows(&step.dropped);
         }
         if let Some(next) = step.next {
+            sometimes!("compaction went on in another step");
             self.compaction.pass = Some((rev, next));
             return CompactProgress::More;
         }

@@ -217,6 +217,7 @@ impl Store {
         self.measure();
         // The last view need not pin the older transaction, unless redb now holds what that view may not see.
         let shown = *self.view.stamp();
+        sometimes!(shown.seq < done.seq, "view kept the older transaction of the store");
         if shown.seq >= done.seq {
             self.show(shown);
         }
@@ -341,7 +342,10 @@ impl Restored {
             Ok(parsed.ok_or_else(|| damaged(format!("{} is no revision", key.escape_ascii())))?.main)
         };
         let (finished, scheduled) = (revision(META_FINISHED_COMPACT)?, revision(META_SCHEDULED_COMPACT)?);
-        let (consistent_index, term) = (number(META_CONSISTENT_INDEX)?, number(META_TERM)?);
+        let (mut consistent_index, term) = (number(META_CONSISTENT_INDEX)?, number(META_TERM)?);
+        if mutation!(AppliedAgainAfterRestart) && consistent_index > 1 {
+            consistent_index -= 1;
+        }
         // Compaction may have taken every row there was; the revision never goes back below it.
         let rev = rev.max(finished).max(scheduled);
         let attachments = leased.into_iter().map(|(key, lease)| (Bytes::from(key), lease)).collect();

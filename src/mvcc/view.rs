@@ -166,6 +166,7 @@ impl Base {
             return Err(Error::FutureRev);
         }
         if at < stamp.compact_rev {
+            sometimes!("read below the compaction refused");
             return Err(Error::Compacted);
         }
         let want = match options {
@@ -174,7 +175,10 @@ impl Base {
             RangeOptions { limit, .. } => limit,
         };
         let overtaken = if newest { Error::Overtaken } else { Error::Compacted };
-        let (revisions, count) = index.revisions(range, at, want).map_err(|_| overtaken)?;
+        let (revisions, count) = index.revisions(range, at, want).map_err(|_| {
+            sometimes!("view overtaken by a compaction");
+            overtaken
+        })?;
         let mut kvs = Vec::with_capacity(revisions.len());
         for revision in revisions {
             let mut kv = decode(revision, self.row(revision)?)?;
@@ -190,6 +194,7 @@ impl Base {
     pub fn row(&self, revision: Revision) -> Result<Bytes, Error> {
         for overlay in self.overlays.iter().rev() {
             if let Some(value) = overlay.row(revision) {
+                sometimes!(self.overlays.len() > 1, "value read from memory while the store was committing");
                 return Ok(value);
             }
         }

@@ -22,6 +22,7 @@ use crate::member::apply::Effect;
 use crate::member::boot::{self, Booted};
 use crate::member::membership::Member;
 use crate::member::raft::Input;
+use crate::ports::dice::SeededDice;
 use crate::ports::disk::Disk;
 use crate::ports::network::Network;
 use crate::{ETCD_VERSION, VERSION, mvcc, wal};
@@ -183,7 +184,7 @@ async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Dis
             check_quorum: true,
             log_cache_bytes: LOG_CACHE_BYTES,
             log_slack_entries: config.snapshot_count.clamp(1, 100_000),
-            seed: random_seed(),
+            dice: Arc::new(SeededDice::new(random_seed())),
         },
     };
     if is_new {

@@ -150,6 +150,7 @@ impl Reader {
                 // A segment released meanwhile may hold another life by now.
                 Err(error) => {
                     let first = self.first_index();
+                    sometimes!(low < first, "segment released while it was read");
                     return Err(if low < first { Error::Released { index: low, first } } else { error });
                 }
             }

@@ -152,6 +152,7 @@ fn check_middle(replay: &mut Replay, segment: &Segment, header: &Header, next: &
     let mut at = first_position(header);
     while at.offset < next.previous_end {
         let Some(record) = cursor.record(at)? else {
+            sometimes!("rot refused in a finished segment");
             return Err(Error::corrupt(
                 &segment.path,
                 at.offset,
@@ -231,7 +232,8 @@ fn scan_behind(cursor: &mut Cursor, path: &str, end: Position) -> Result<Leftove
         for (at, prefix) in found {
             let record = if prefix.kind == Kind::Mark { cursor.bytes(at, MARK_RECORD_BYTES)? } else { None };
             let synced_to = record.and_then(|record| verify_mark(record, end.sequence, at));
-            if let Some(synced_to) = synced_to.filter(|synced_to| *synced_to > end.offset) {
+            if let Some(synced_to) = synced_to.filter(|upto| *upto > end.offset && !mutation!(RotCutOff)) {
+                sometimes!("rot refused in front of a mark");
                 let what = format!(
                     "a record's check value is wrong, and everything below offset {synced_to} was made durable"
                 );
@@ -249,12 +251,18 @@ fn scan_behind(cursor: &mut Cursor, path: &str, end: Position) -> Result<Leftove
 fn settle(builder: &Builder<'_>, segment: &Segment, tail: &Tail) -> Result<Option<String>, Error> {
     let (end, leftovers) = (tail.end.offset, &tail.leftovers);
     let torn = leftovers.end > end;
+    if leftovers.records && mutation!(TornTailRefused) {
+        return Err(Error::corrupt(&segment.path, end, "a record's check value is wrong"));
+    }
+    sometimes!(leftovers.records, "torn tail repaired");
+    sometimes!(torn && !leftovers.records, "torn mark wiped");
     if torn {
         fill(&*segment.file, &segment.path, end, leftovers.end, |_, _| Ok(()))?;
     }
     // What no mark vouches for may be in the page cache only, and after an fsync error of a former process it may even
     // count as clean there. Written again, it is dirty again.
     if builder.sync && (end > tail.synced_to || torn) {
+        sometimes!(end > tail.synced_to + MARK_RECORD_BYTES, "tail without a mark made durable again");
         let file = &*segment.file;
         fill(file, &segment.path, tail.synced_to, end, |offset, out| {
             file.read_at(offset, out).map_err(Error::io("read", &segment.path))
@@ -291,6 +299,8 @@ fn fill(
 fn tidy(disk: &Arc<dyn Disk>, dir: &str, listing: Listing) -> Result<Vec<String>, Error> {
     let mut spares = listing.spares;
     let surplus = spares.split_off(spares.len().min(SPARES));
+    sometimes!(!listing.leftovers.is_empty(), "half-made segment removed at boot");
+    sometimes!(!spares.is_empty(), "spare segment found at boot");
     for name in listing.leftovers.iter().chain(&surplus) {
         let path = join(dir, name);
         disk.remove(&path).map_err(Error::io("remove", &path))?;
@@ -344,6 +354,7 @@ impl Replay {
 
     fn push(&mut self, at: Position, entry: Entry) {
         let index = entry.index();
+        sometimes!(index <= self.index.last, "recovery dropped a conflicting suffix");
         self.index.push(index, at.sequence, at.offset);
         while self.term_runs.last().is_some_and(|run| run.0 >= index) {
             self.term_runs.pop();

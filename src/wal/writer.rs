@@ -146,6 +146,11 @@ impl Wal {
     /// first may be one the log has already: it and all behind it are replaced. Durable only after [`Wal::sync`].
     pub fn append(&mut self, hard_state: Option<&HardState>, entries: &[Entry]) -> Result<(), Error> {
         self.check_usable()?;
+        let entries = if mutation!(ConflictingSuffixKept) {
+            &entries[entries.partition_point(|entry| entry.index() <= self.last_index())..]
+        } else {
+            entries
+        };
         let need = self.check_entries(entries)?;
         let mut state = self.state;
         if let Some(hard_state) = hard_state {
@@ -167,6 +172,8 @@ impl Wal {
         self.write(at)?;
         self.state = state;
         let mut index = self.index.write();
+        let overwrites = entries.first().is_some_and(|entry| entry.index() <= index.last);
+        sometimes!(overwrites, "conflicting suffix overwritten in the log");
         for entry in entries {
             index.push(entry.index(), at.sequence, offset);
             offset += record_bytes(entry.encoded_len() as u64);
@@ -199,7 +206,10 @@ impl Wal {
             return Ok(());
         }
         let result = self.builder().sync_file(&*self.file, &self.path);
-        self.keep(result)?;
+        sometimes!(result.is_err(), "fsync of the log failed");
+        if !mutation!(FsyncErrorIgnored) {
+            self.keep(result)?;
+        }
         self.mark()
     }
 
@@ -326,10 +336,13 @@ impl Wal {
             state: self.state,
         };
         let spare = self.spares.pop().or_else(|| self.preparation.take());
+        sometimes!(spare.is_some(), "segment recycled");
+        sometimes!(need + RESERVE_BYTES + HEADER_BYTES > self.options.segment_bytes, "segment made long for a batch");
         let size = self.options.segment_bytes.max(HEADER_BYTES + need + RESERVE_BYTES);
         let file = Builder { bytes: size, ..self.builder() }.build(&header, spare.as_deref())?;
 
         // From here on the new name is durable: say so where the old segment ends.
+        sometimes!("log went on in a new segment");
         let mut at = self.at;
         self.buffer.clear();
         encode_words(&mut self.buffer, &mut at, Kind::Next, &[header.sequence]);
@@ -351,12 +364,14 @@ impl Wal {
         let Some(segment) = self.index.write().release(sequence) else { return Ok(()) };
         let reusable = segment.file.len().is_ok_and(|len| len <= 2 * self.options.segment_bytes);
         if reusable && self.spares.len() < SPARES {
+            sometimes!("released segment kept as a spare");
             let spare = spare_name(sequence);
             self.disk.rename(&segment.path, &join(&self.dir, &spare)).map_err(Error::io("recycle", &segment.path))?;
             self.builder().sync_dir()?;
             self.spares.push(spare);
             return Ok(());
         }
+        sometimes!("released segment removed");
         self.disk.remove(&segment.path).map_err(Error::io("remove", &segment.path))?;
         self.builder().sync_dir()
     }
@@ -378,6 +393,11 @@ impl Wal {
 
     /// The first failure is the last thing this log does.
     fn keep(&mut self, result: Result<(), Error>) -> Result<(), Error> {
+        let is_full = matches!(result, Err(Error::Full { .. }));
+        sometimes!(is_full, "log met a full disk");
+        if is_full && mutation!(DiskFullIgnored) {
+            return Ok(());
+        }
         if let Err(error) = &result
             && self.failed.is_none()
         {

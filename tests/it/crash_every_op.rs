@@ -8,7 +8,7 @@
 use lockstep::member::apply::Response;
 use lockstep_proto::etcdserverpb::{CompactionRequest, InternalRaftRequest};
 use lockstep_sim::calm::Calm;
-use lockstep_sim::disk::Loss;
+use lockstep_sim::disk::{Loss, chance};
 use lockstep_sim::lab::put;
 use lockstep_sim::member::Setup;
 use rand_chacha::ChaCha8Rng;
@@ -156,7 +156,7 @@ impl Run {
         let others_go_on = who != Who::All && self.cluster.ids().len() > 1;
         let victims = if who == Who::All { self.cluster.ids() } else { vec![victim] };
         for id in &victims {
-            self.cluster.crash(*id, loss, &mut self.rng);
+            self.cluster.crash(*id, loss, &mut chance(&mut self.rng));
         }
         if others_go_on {
             self.write(2 * WRITES);
@@ -170,7 +170,7 @@ impl Run {
                     self.cluster.settle();
                     self.cluster.take_died();
                 }
-                self.cluster.crash(id, loss, &mut self.rng);
+                self.cluster.crash(id, loss, &mut chance(&mut self.rng));
             }
             self.cluster.boot(id).unwrap_or_else(|reason| panic!("{context}: member {id} does not start: {reason}"));
         }

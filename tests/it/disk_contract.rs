@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lockstep::ports::disk::{Disk, DiskFile, Open};
 use lockstep::server::disk::{DirLock, RealDisk};
-use lockstep_sim::disk::{FailedSync, Loss, MemDisk};
+use lockstep_sim::disk::{FailedSync, Loss, MemDisk, chance};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
@@ -176,7 +176,7 @@ fn outcomes<T: Ord>(loss: Loss, prepare: impl Fn(&MemDisk), look: impl Fn(&MemDi
     for seed in 0..200 {
         let disk = MemDisk::new();
         prepare(&disk);
-        disk.crash(loss, &mut ChaCha8Rng::seed_from_u64(seed));
+        disk.crash(loss, &mut chance(&mut ChaCha8Rng::seed_from_u64(seed)));
         seen.insert(look(&disk));
     }
     seen
@@ -290,7 +290,7 @@ fn the_power_fails_between_two_operations() {
         assert_eq!(error.unwrap_err().to_string(), "simulated crash");
     }
     assert!(disk.crashed() && disk.open("f", Open::Existing).is_err());
-    disk.restart(Loss::Everything, &mut rng);
+    disk.restart(Loss::Everything, &mut chance(&mut rng));
     assert!(file.len().unwrap_err().to_string().starts_with("stale handle"));
     assert_eq!(read(&*disk.open("f", Open::Existing).unwrap(), 0, 1), b"a");
 }
@@ -306,7 +306,7 @@ fn a_failed_sync_drops_what_was_unsynced_for_ever() {
         assert_eq!(file.sync_data().unwrap_err().raw_os_error(), Some(5));
         assert_eq!(read(&*file, 0, 3), seen);
         file.sync_data().unwrap();
-        disk.crash(Loss::Nothing, &mut ChaCha8Rng::seed_from_u64(1));
+        disk.crash(Loss::Nothing, &mut chance(&mut ChaCha8Rng::seed_from_u64(1)));
         assert_eq!(disk.contents("f").unwrap(), b"old");
     }
 }
@@ -338,7 +338,7 @@ fn a_fork_is_another_disk() {
     let file = plant(&disk, "f", b"abc");
     file.write_at(0, b"x").unwrap();
     let fork = disk.fork();
-    fork.crash(Loss::Everything, &mut ChaCha8Rng::seed_from_u64(1));
+    fork.crash(Loss::Everything, &mut chance(&mut ChaCha8Rng::seed_from_u64(1)));
     assert_eq!(fork.contents("f").unwrap(), b"abc");
     assert_eq!(read(&*file, 0, 3), b"xbc");
 }

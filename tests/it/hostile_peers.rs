@@ -10,6 +10,7 @@ use lockstep::member::membership::{self, ids};
 use lockstep::member::raft::{Config, Consensus, Effect, Input, Proposal, ReadRequest, Recovered, Role, Stamp};
 use lockstep::mvcc::Store;
 use lockstep::ports::clock::Instant;
+use lockstep::ports::dice::SeededDice;
 use lockstep_proto::raftpb::{
     ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState, Message,
     MessageType::{self, *},
@@ -42,7 +43,7 @@ impl Member {
             log_cache_bytes: 1 << 20,
             log_slack_entries: 1,
             epoch: EPOCH,
-            seed: 1,
+            dice: Arc::new(SeededDice::new(1)),
         }
     }
 

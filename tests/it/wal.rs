@@ -8,7 +8,7 @@ use lockstep::ports::disk::{Disk, Open};
 use lockstep::proto::raftpb::{Entry, HardState};
 use lockstep::server::disk::RealDisk;
 use lockstep::wal::{Error, HEADER_BYTES, Metadata, Options, Recovered, SnapshotMark, Wal};
-use lockstep_sim::disk::{FailedSync, Loss, MemDisk};
+use lockstep_sim::disk::{FailedSync, Loss, MemDisk, chance};
 use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -201,7 +201,7 @@ fn a_crash_at_any_operation_loses_nothing_synced() {
         for (position, loss) in Loss::ALL.into_iter().chain([Loss::Sectors; 20]).enumerate() {
             let context = format!("crash after {k} operations, {loss:?} (draw {position})");
             let disk = disk.fork();
-            disk.restart(loss, &mut rng(k * 100 + position as u64));
+            disk.restart(loss, &mut chance(&mut rng(k * 100 + position as u64)));
             let (mut wal, recovered) = open(&disk).unwrap_or_else(|error| panic!("{context}: {error}"));
             acceptable.check(&recovered, &context);
             assert_eq!(recovered.metadata, META);
@@ -211,7 +211,7 @@ fn a_crash_at_any_operation_loses_nothing_synced() {
             wal.append(Some(&hard_state(99, 9, last)), &entries(last + 1..last + 3, 99, 25)).unwrap();
             wal.sync().unwrap();
             let model = Model::of(&recovered);
-            disk.crash(Loss::Everything, &mut rng(0));
+            disk.crash(Loss::Everything, &mut chance(&mut rng(0)));
             let (_, again) = open(&disk).unwrap_or_else(|error| panic!("{context}, then once more: {error}"));
             assert_eq!(again.repaired, None, "{context}");
             let mut expected = model;
@@ -230,7 +230,7 @@ fn a_crash_while_opening_or_creating_is_harmless() {
             let disk = MemDisk::new();
             disk.crash_after(k);
             let created = Wal::create(Arc::new(disk.clone()), DIR, META, SMALL).is_ok();
-            disk.restart(loss, &mut rng(k));
+            disk.restart(loss, &mut chance(&mut rng(k)));
             if Wal::exists(&disk, DIR).unwrap() {
                 open(&disk).unwrap();
             } else {
@@ -250,10 +250,10 @@ fn a_crash_while_opening_or_creating_is_harmless() {
     for k in 0..8 {
         for seed in 0..40 {
             let disk = torn.fork();
-            disk.crash(Loss::Sectors, &mut rng(seed));
+            disk.crash(Loss::Sectors, &mut chance(&mut rng(seed)));
             disk.crash_after(k);
             let _ = open(&disk);
-            disk.restart(Loss::Sectors, &mut rng(seed + 1000));
+            disk.restart(Loss::Sectors, &mut chance(&mut rng(seed + 1000)));
             let (_, recovered) = open(&disk).unwrap();
             assert!(recovered.last_index >= 2, "k {k}, seed {seed}");
         }
@@ -385,12 +385,12 @@ fn a_lost_unsynced_tail_is_reported_and_a_clean_end_is_not() {
     wal.sync().unwrap();
     wal.append(None, &entries(3..9, 1, 1000)).unwrap();
     let clean = disk.fork();
-    clean.crash(Loss::Everything, &mut rng(1));
+    clean.crash(Loss::Everything, &mut chance(&mut rng(1)));
     assert_eq!(open(&clean).unwrap().1.repaired, None);
     // The first sector of the tail is lost, others are there.
     let torn = disk.fork();
     let path = torn.files().remove(0);
-    torn.crash(Loss::Nothing, &mut rng(1));
+    torn.crash(Loss::Nothing, &mut chance(&mut rng(1)));
     let mut bytes = torn.contents(&path).unwrap();
     bytes[512..1024].fill(0);
     torn.plant(&path, &bytes).unwrap();
@@ -412,7 +412,7 @@ fn what_was_cut_never_comes_back() {
     wal.sync().unwrap();
     wal.append(None, std::slice::from_ref(&a)).unwrap();
     wal.append(None, std::slice::from_ref(&b)).unwrap();
-    disk.crash(Loss::Nothing, &mut rng(1));
+    disk.crash(Loss::Nothing, &mut chance(&mut rng(1)));
     let path = disk.files().remove(0);
     let mut bytes = disk.contents(&path).unwrap();
     bytes[512..1024].fill(0);
@@ -423,7 +423,7 @@ fn what_was_cut_never_comes_back() {
     wal.append(None, &[a]).unwrap();
     wal.sync().unwrap();
     // The mark, which covers the place where B was, does not survive.
-    disk.crash(Loss::Everything, &mut rng(1));
+    disk.crash(Loss::Everything, &mut chance(&mut rng(1)));
     assert_eq!(open(&disk).unwrap().1.last_index, 2);
 }
 
@@ -439,7 +439,7 @@ fn recycled_segments_never_show_a_former_life() {
         next += 2;
         wal.release_below(next - 1).unwrap();
         let crashed = disk.fork();
-        crashed.crash(Loss::Sectors, &mut rng(next));
+        crashed.crash(Loss::Sectors, &mut chance(&mut rng(next)));
         let (_, recovered) = open(&crashed).unwrap();
         assert_eq!((recovered.last_index, recovered.repaired), (next - 1, None));
         for entry in &recovered.entries {
@@ -490,7 +490,7 @@ fn the_first_failure_is_the_last_thing_it_does() {
         assert!(wal.spare().is_none());
         // The next life must not trust the page cache either: what it reports survives a crash.
         let (_, recovered) = open(&disk).unwrap();
-        disk.crash(Loss::Everything, &mut rng(1));
+        disk.crash(Loss::Everything, &mut chance(&mut rng(1)));
         assert_eq!(open(&disk).unwrap().1.last_index, recovered.last_index, "{mode:?}");
         assert_eq!(recovered.last_index, if mode == FailedSync::Linger { 4 } else { 2 });
     }
@@ -714,7 +714,7 @@ proptest! {
             step.run(&mut wal).unwrap();
             model.apply(&step);
             if what == 11 {
-                disk.crash(Loss::ALL[a as usize % 4], &mut rng);
+                disk.crash(Loss::ALL[a as usize % 4], &mut chance(&mut rng));
                 let (reopened, recovered) = open(&disk).unwrap();
                 prop_assert_eq!(&recovered.repaired, &None);
                 let mut expected = model.clone();

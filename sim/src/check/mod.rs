@@ -1,9 +1,24 @@
-//! What must hold in every world, one file each. A checker watches and never touches; its `Err` says what was broken
-//! and by whom.
+//! What must hold in every world, one file each. A checker watches and never touches.
 //!
 //! The world shows everything that happens to all checkers, in the order in which it happens ([`Seen`]). A checker that
-//! objects ends the run; its name and the first words of its objection are the failure's signature, by which failures
-//! are grouped and shrunk.
+//! objects ends the run; its name and the place of its objection are the failure's signature, by which failures are
+//! grouped and shrunk.
+//!
+//! ```text
+//! election safety, votes, hard states        election_safety.rs      Raft 5.2, 5.4.1
+//! log matching, logs after a crash           log_matching.rs         Raft 5.3
+//! leader completeness                        leader_completeness.rs  Raft 5.4.3, figure 8
+//! state machine safety, durable majorities   state_machine_safety.rs Raft 5.4.3, thesis 10.2.1
+//! a proposal takes effect once               at_most_once.rs         thesis 6.3
+//! revisions                                  revisions.rs            etcd #17780
+//! the same state at the same index           applied_hash.rs         etcd #13766
+//! the same hash at rest                      hash_kv.rs              etcd's corruption check
+//! nothing acknowledged is lost               durability.rs           etcd #14370
+//! reads are not stale, or made up            stale_reads.rs          etcd #20418, thesis 6.4
+//! progress                                   progress.rs             Cloudflare 2020
+//! ```
+//!
+//! What they share: [`mirror`] (what a log must hold), [`writes`] (what an operation changes), [`digest`].
 
 use std::sync::Arc;
 
@@ -12,6 +27,22 @@ use lockstep::mvcc::View;
 use lockstep_proto::raftpb::{Entry, HardState};
 
 use crate::history::{Operation, Outcome};
+use crate::knobs::Knobs;
+
+pub mod applied_hash;
+pub mod at_most_once;
+pub mod digest;
+pub mod durability;
+pub mod election_safety;
+pub mod hash_kv;
+pub mod leader_completeness;
+pub mod log_matching;
+pub mod mirror;
+pub mod progress;
+pub mod revisions;
+pub mod stale_reads;
+pub mod state_machine_safety;
+pub mod writes;
 
 /// One thing that happened.
 pub enum Seen<'a> {
@@ -65,5 +96,58 @@ pub struct Objection {
 impl Objection {
     pub fn new(place: &'static str, story: String) -> Objection {
         Objection { place, story, undecided: false }
+    }
+}
+
+/// All of them, for a run with these knobs. They are asked in this order, so what names a cause comes before what names
+/// its consequence.
+pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
+    let members = knobs.members;
+    vec![
+        Box::new(election_safety::ElectionSafety::new(members)),
+        Box::new(durability::Durability::new(members)),
+        Box::new(log_matching::LogMatching::new()),
+        Box::new(leader_completeness::LeaderCompleteness::new()),
+        Box::new(state_machine_safety::StateMachineSafety::new(members)),
+        Box::new(at_most_once::AtMostOnce::new()),
+        Box::new(revisions::Revisions::new()),
+        Box::new(applied_hash::AppliedHash::new(members)),
+        Box::new(hash_kv::HashKvAtRest::new()),
+        Box::new(stale_reads::StaleReads::new()),
+        // linearizability comes here
+        Box::new(progress::Progress::new(members, knobs.core_ms)),
+    ]
+}
+
+fn object(place: &'static str, story: String) -> Result<(), Objection> {
+    Err(Objection::new(place, story))
+}
+
+/// An objection that is about these operations: its story ends with their numbers, by which a picture marks them.
+fn object_naming(place: &'static str, story: String, operations: &[u64]) -> Result<(), Objection> {
+    let numbers: Vec<String> = operations.iter().map(u64::to_string).collect();
+    object(place, format!("{story}; operations: {}", numbers.join(" ")))
+}
+
+fn is_majority(some: u64, of: u64) -> bool {
+    2 * some > of
+}
+
+/// Something for each member, by its id.
+#[derive(Debug, Default)]
+struct PerMember<T>(Vec<T>);
+
+impl<T: Default> PerMember<T> {
+    fn of(&mut self, member: u64) -> &mut T {
+        let at = member as usize;
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1, T::default);
+        }
+        &mut self.0[at]
+    }
+
+    /// Those that were ever heard of.
+    fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
+        (0..).zip(&self.0).skip(1)
     }
 }

@@ -5,15 +5,39 @@
 //! either strikes at once and is over, or lasts (`for 2s`) and is then undone by [`Fault::end`]. The budget
 //! ([`budget`]) refuses what no cluster could survive, and says so in the trace.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::disk::MemDisk;
 use crate::knobs::Knobs;
 use crate::random::Random;
 use crate::world::World;
 
 pub mod budget;
+pub mod clock_drift;
+pub mod clock_jump;
+pub mod clock_offset;
+pub mod clog;
 pub mod crash;
+pub mod crash_all;
+pub mod crash_inside;
+pub mod duplicate;
+pub mod fsync_error;
+pub mod full;
+pub mod half_open;
+pub mod latency;
+pub mod links;
+pub mod loss;
+pub mod out;
 pub mod partition;
+pub mod pause;
+pub mod read_error;
+pub mod reorder;
+pub mod restart;
+pub mod rot;
+pub mod rules;
+pub mod slow_disk;
+pub mod slow_start;
 
 /// One fault, fully determined. Its `Display` is its scenario line without the time, and begins with its kind's name.
 pub trait Fault: fmt::Display + fmt::Debug {
@@ -41,6 +65,8 @@ pub struct Sight<'a> {
     pub up: Vec<u64>,
     /// Members that someone believes to lead.
     pub leaders: Vec<u64>,
+    /// The members' disks, to see what is there.
+    pub disks: BTreeMap<u64, MemDisk>,
 }
 
 pub struct Kind {
@@ -52,7 +78,53 @@ pub struct Kind {
 }
 
 /// All kinds, in the order in which they are counted and printed.
-pub const KINDS: &[Kind] = &[crash::KIND, partition::ISOLATE];
+pub const KINDS: &[Kind] = &[
+    // The network.
+    loss::KIND,
+    duplicate::KIND,
+    reorder::KIND,
+    latency::KIND,
+    partition::ONE_WAY,
+    partition::ISOLATE,
+    partition::SPLIT,
+    partition::BRIDGE,
+    partition::RING,
+    clog::KIND,
+    half_open::KIND,
+    rules::DROP,
+    rules::HOLD,
+    rules::REPEAT,
+    // The process.
+    restart::KIND,
+    pause::KIND,
+    slow_start::KIND,
+    // The clock.
+    clock_offset::KIND,
+    clock_drift::KIND,
+    clock_jump::KIND,
+    // Crashes and disks.
+    crash::CRASH,
+    crash::KILL,
+    crash::PREFIX,
+    crash::TORN,
+    crash_all::KIND,
+    crash_inside::OPERATION,
+    crash_inside::COMMIT,
+    crash_inside::DIR_SYNC,
+    slow_disk::KIND,
+    full::KIND,
+    fsync_error::KIND,
+    read_error::KIND,
+    rot::WAL,
+    rot::STORE,
+    // The liveness phase.
+    out::KIND,
+];
+
+/// Those that strike by chance; the others are for scenarios, or for the world itself.
+pub fn weather() -> impl Iterator<Item = &'static Kind> {
+    KINDS.iter().filter(|kind| !matches!(kind.name, "drop" | "hold" | "repeat" | "out"))
+}
 
 pub fn kind(name: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.name == name)

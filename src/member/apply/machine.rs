@@ -141,10 +141,14 @@ impl Applier {
                     self.apply(entry, step)?;
                 }
                 if self.store.pending_ops() >= BATCH_OPERATIONS {
+                    sometimes!("batch committed because of its size");
                     self.commit(step);
                 }
             }
-            Input::Commit => self.commit(step),
+            Input::Commit => {
+                sometimes!(self.store.is_committing(), "commit skipped because one was under way");
+                self.commit(step);
+            }
             Input::Committed(done) => {
                 self.store.committed(done);
                 step.after.push(Effect::StoreDurable(self.store.durable_index()));
@@ -156,6 +160,7 @@ impl Applier {
                 if let CompactProgress::Done(revision) = progress {
                     let (done, rest) = self.compacting.drain(..).partition(|waiting| waiting.0 <= revision);
                     self.compacting = rest;
+                    sometimes!(!done.is_empty(), "physical compaction answered after its deletions");
                     step.after.extend(done.into_iter().map(|waiting: (i64, Reply)| Effect::Reply(waiting.1)));
                 }
                 step.compacting = progress != CompactProgress::Idle;
@@ -240,7 +245,10 @@ impl Applier {
         };
         let result = match result {
             Ok(response) => Ok(response),
-            Err(kv::KvError::Refused(error)) => Err(error),
+            Err(kv::KvError::Refused(error)) => {
+                sometimes!("request refused when it was applied");
+                Err(error)
+            }
             Err(kv::KvError::Overtaken) => unreachable!("nothing compacts while an entry is applied"),
             Err(kv::KvError::Storage(error)) => return Err(StoreError::Storage(error)),
         };
@@ -255,6 +263,9 @@ impl Applier {
         id: u64,
         step: &mut Step,
     ) -> Option<Result<pb::CompactionResponse, kv::KvError>> {
+        if mutation!(CompactionByMember) && self.compact_step_due {
+            return Some(Err(EtcdError::Compacted.into()));
+        }
         if let Err(error) = self.store.compact(request.revision) {
             return Some(Err(error.into()));
         }

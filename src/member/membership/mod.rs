@@ -100,6 +100,7 @@ impl Membership {
         use raftpb::ConfChangeType as T;
         let id = change.node_id();
         if id == 0 || self.removed.contains(&id) || !self.keeps_a_voter(change) {
+            sometimes!("change of the membership refused");
             return false;
         }
         match change.r#type() {

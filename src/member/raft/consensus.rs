@@ -7,13 +7,12 @@
 //! those persisted.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use lockstep_proto::raftpb;
 use raft::eraftpb::{self, MessageType};
 use raft::{RawNode, ReadOnlyOption, StateRole};
-use rand_chacha::ChaCha8Rng;
-use rand_core::{RngCore, SeedableRng};
 
 use super::inbound;
 use super::log::{Fetch, Log};
@@ -21,7 +20,9 @@ pub use super::reads::ReadRequest;
 use super::reads::Reads;
 use super::stamp::{Stamp, Taken};
 use super::translate as tr;
+use super::wrong;
 use crate::ports::clock::Instant;
+use crate::ports::dice::Dice;
 
 /// What does not change while a member lives.
 #[derive(Clone, Debug)]
@@ -38,8 +39,8 @@ pub struct Config {
     pub log_slack_entries: u64,
     /// This life of the member: durable, and greater than any before it.
     pub epoch: u64,
-    /// Of the stream that election time-outs are drawn from.
-    pub seed: u64,
+    /// What election time-outs are drawn with.
+    pub dice: Arc<dyn Dice>,
 }
 
 /// What the disk held at boot.
@@ -156,7 +157,9 @@ const MAX_INFLIGHT_MESSAGES: usize = 512;
 pub struct Consensus {
     config: Config,
     node: RawNode<Log>,
-    rng: ChaCha8Rng,
+    /// The drawn election time-out, and the term and role it was drawn for.
+    election_timeout: usize,
+    drawn_for: (u64, StateRole),
     sequence: u64,
     taken: Taken,
     reads: Reads,
@@ -186,8 +189,15 @@ impl Consensus {
     pub fn new(config: Config, recovered: Recovered) -> Result<Consensus, String> {
         assert!(config.id != 0 && config.epoch != 0, "a member has an id and an epoch");
         let mut hard_state = tr::hard_state_in(&recovered.hard_state);
+        if mutation!(VoteForgotten) {
+            hard_state.vote = 0;
+        }
         // A hard state that moves only the commit is not synced: what the store has applied was committed.
-        hard_state.commit = hard_state.commit.max(recovered.applied).max(recovered.truncated.0);
+        let was_committed = recovered.applied.max(recovered.truncated.0);
+        if hard_state.commit < was_committed && !mutation!(CommitNotRaised) {
+            sometimes!("commit raised at boot to what the store had applied");
+            hard_state.commit = was_committed;
+        }
         if hard_state.commit > recovered.last_index {
             return Err(format!(
                 "the write-ahead log ends at entry {}, but entries up to {} were committed: the log was truncated or \
@@ -200,13 +210,14 @@ impl Consensus {
             election_tick: config.election_ticks,
             heartbeat_tick: config.heartbeat_ticks,
             applied: recovered.applied,
-            max_size_per_msg: MAX_MESSAGE_BYTES,
+            // One entry a message, or a new leader's own entry never comes later than the old ones before it.
+            max_size_per_msg: if mutation!(CommitOfOldTerm) { 0 } else { MAX_MESSAGE_BYTES },
             max_inflight_msgs: MAX_INFLIGHT_MESSAGES,
-            check_quorum: config.check_quorum,
-            pre_vote: config.pre_vote,
-            read_only_option: ReadOnlyOption::Safe,
+            check_quorum: config.check_quorum && !mutation!(NoCheckQuorum) && !mutation!(NoPreVote),
+            pre_vote: config.pre_vote && !mutation!(NoPreVote),
+            read_only_option: if mutation!(LeaseReads) { ReadOnlyOption::LeaseBased } else { ReadOnlyOption::Safe },
             // It joins entries to a waiting message of another position: see [`inbound`], and the head of this folder.
-            batch_append: false,
+            batch_append: mutation!(BatchAppend),
             ..Default::default()
         };
         let log = Log::new(
@@ -221,11 +232,10 @@ impl Consensus {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node =
             RawNode::new(&raft_config, log, &logger).map_err(|e| format!("raft refuses the state on disk: {e}"))?;
-        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
-        rng.set_stream(config.id);
         let mut consensus = Consensus {
+            drawn_for: (node.raft.term, node.raft.state),
             node,
-            rng,
+            election_timeout: 0,
             sequence: 0,
             taken: Taken::default(),
             reads: Reads::default(),
@@ -241,6 +251,7 @@ impl Consensus {
             config,
         };
         consensus.draw_election_timeout();
+        consensus.after_raft();
         Ok(consensus)
     }
 
@@ -339,18 +350,31 @@ impl Consensus {
         }
         let patience_ticks = (self.config.election_ticks / 2).max(1) as u64;
         self.reads.tick(now, patience_ticks);
+        let waiting = self.proposals.len();
         self.proposals.retain(|p| p.expires > now);
+        sometimes!(self.proposals.len() < waiting, "proposal expired before there was a leader");
     }
 
     fn receive(&mut self, message: raftpb::Message, effects: &mut Vec<Effect>) {
         let release_index = message.release_index();
         let Ok(inbound) = tr::message_in(message) else { return };
         if !inbound::is_sound(&inbound, &self.node.raft) {
+            sometimes!("message refused that no correct peer sends");
             return;
         }
         match inbound.get_msg_type() {
-            MessageType::MsgPropose if !self.take_stamp(&inbound.context) => return,
-            MessageType::MsgReadIndex if !self.take_stamp(&inbound.entries[0].data) => return,
+            MessageType::MsgPropose if !mutation!(ProposalTwice) && !self.take_stamp(&inbound.context) => {
+                sometimes!("proposal dropped as a repeat");
+                return;
+            }
+            MessageType::MsgReadIndex if !mutation!(StockReadIndex) && !self.take_stamp(&inbound.entries[0].data) => {
+                sometimes!("read index dropped as a repeat");
+                return;
+            }
+            MessageType::MsgReadIndex if mutation!(ReadIndexBeforeOwnCommit) => {
+                wrong::read_index_at_once(&mut self.node.raft, inbound);
+                return;
+            }
             MessageType::MsgHeartbeat
                 if inbound.term >= self.node.raft.term && inbound.commit > self.node.raft.raft_log.last_index() =>
             {
@@ -376,6 +400,12 @@ impl Consensus {
         }
         // An error here is a message that raft has no use for (from a removed member, say).
         let _ = self.node.step(inbound);
+        if mutation!(CommitOfOldTerm) {
+            wrong::commit_whatever_a_majority_has(&mut self.node.raft);
+        }
+        if mutation!(CommitWithoutMajority) {
+            wrong::commit_with_one_copy_too_few(&mut self.node.raft);
+        }
     }
 
     /// Whether this request is to be taken: not a repeated one. Foreign contexts carry no stamp and pass.
@@ -389,12 +419,13 @@ impl Consensus {
     }
 
     fn is_ours(&self, stamp: &Stamp) -> bool {
-        stamp.member == self.config.id && stamp.epoch == self.config.epoch
+        stamp.member == self.config.id && (stamp.epoch == self.config.epoch || mutation!(FormerLifeAnswers))
     }
 
     /// Puts all waiting proposals into the log, or forwards them, in as few messages as can be. Without a leader they
     /// wait.
     fn propose(&mut self, now: Instant) {
+        sometimes!(!self.proposals.is_empty() && self.node.raft.leader_id == 0, "proposal waited for a leader");
         while !self.proposals.is_empty() && self.node.raft.leader_id != 0 && !self.stopped {
             let mut bytes = 0;
             let mut count = 0;
@@ -412,25 +443,33 @@ impl Consensus {
             message.context = self.stamp().encode();
             if self.node.raft.step(message).is_err() {
                 // No leader after all, or leadership is being handed over: they wait for the next one.
+                sometimes!("proposal refused by raft waited for its next chance");
                 self.proposals.retain(|p| p.expires > now);
                 break;
             }
             self.proposals.drain(..count);
+            sometimes!(count > 1, "several proposals went into one message");
+            sometimes!(self.node.raft.leader_id != self.config.id, "proposal forwarded to the leader");
         }
         self.after_raft();
     }
 
     fn start_read_round(&mut self) {
         let raft = &self.node.raft;
-        let can_serve = raft.leader_id != 0 && (raft.state != StateRole::Leader || raft.commit_to_current_term());
-        if !can_serve || self.stopped {
+        let is_leader = raft.state == StateRole::Leader;
+        let knows_commit = !is_leader || raft.commit_to_current_term() || mutation!(ReadIndexBeforeOwnCommit);
+        if raft.leader_id == 0 || !knows_commit || self.stopped {
             return;
         }
         let next = self.sequence + 1;
         if let Some(sequence) = self.reads.start_round(|| next) {
             let stamp = self.stamp();
             assert_eq!(stamp.sequence, sequence);
-            self.node.read_index(stamp.encode().to_vec());
+            if mutation!(ReadIndexBeforeOwnCommit) {
+                wrong::read_index_at_once(&mut self.node.raft, wrong::read_index_request(stamp.encode()));
+            } else {
+                self.node.read_index(stamp.encode().to_vec());
+            }
             self.after_raft();
         }
     }
@@ -438,19 +477,31 @@ impl Consensus {
     /// What must follow every call into raft: it may have reset its election timer from a generator that is not ours,
     /// and the leader may have changed.
     fn after_raft(&mut self) {
-        if self.node.raft.election_elapsed == 0 {
-            self.draw_election_timeout();
+        let raft = &self.node.raft;
+        if raft.election_elapsed == 0 {
+            // Once for each term and role: a time-out that changed with every heartbeat would be no draw any more.
+            if (raft.term, raft.state) != self.drawn_for {
+                self.drawn_for = (raft.term, raft.state);
+                self.draw_election_timeout();
+            }
+            self.node.raft.set_randomized_election_timeout(self.election_timeout);
         }
-        if self.node.raft.leader_id != self.leader {
-            self.leader = self.node.raft.leader_id;
+        let leader = self.node.raft.leader_id;
+        if leader != self.leader {
+            sometimes!(leader == self.config.id, "election won");
+            sometimes!(self.leader == self.config.id && leader == 0, "leader stepped down and knew no successor");
+            sometimes!(self.leader == self.config.id && leader != 0, "leader learnt that it was deposed");
+            self.leader = leader;
             self.reads.restart();
+        }
+        if mutation!(ConfChangeUnguarded) {
+            self.node.raft.pending_conf_index = 0;
         }
     }
 
     fn draw_election_timeout(&mut self) {
         let ticks = self.config.election_ticks as u64;
-        let draw = ticks + self.rng.next_u64() % ticks;
-        self.node.raft.set_randomized_election_timeout(draw as usize);
+        self.election_timeout = (ticks + self.config.dice.roll(self.config.id, ticks)) as usize;
     }
 
     fn handle_readies(&mut self, effects: &mut Vec<Effect>) {
@@ -468,6 +519,10 @@ impl Consensus {
                 self.promise_number < number && self.unpersisted.front().is_none_or(|h| h.number > self.promise_number);
             let mut at_once = self.outbound(&ready.take_messages());
             let mut held = self.outbound(ready.persisted_messages());
+            let writes = if mutation!(VoteNotDurable) { !ready.entries().is_empty() } else { ready.must_sync() };
+            sometimes!(!promise_is_durable && !at_once.is_empty(), "new leader's messages waited for its term's fsync");
+            let is_early = promise_is_durable && writes && !at_once.is_empty();
+            sometimes!(is_early, "leader's append left before its own fsync");
             if !promise_is_durable {
                 held.splice(0..0, std::mem::take(&mut at_once));
             }
@@ -477,14 +532,15 @@ impl Consensus {
             for state in ready.take_read_states() {
                 // Not ours, or of a former life, whose sequences were the same: an answer that was late.
                 let Some(stamp) = Stamp::decode(&state.request_ctx).filter(|stamp| self.is_ours(stamp)) else {
+                    sometimes!("answer to a read of a former life dropped");
                     continue;
                 };
                 let reads = self.reads.finish(stamp.sequence);
+                sometimes!(reads.is_empty(), "read index came after its round was given up");
                 if !reads.is_empty() {
                     effects.push(Effect::ReadReady { reads, index: state.index });
                 }
             }
-            let writes = ready.must_sync();
             if writes {
                 let entries = ready.entries();
                 self.node.mut_store().append(entries);
@@ -497,7 +553,10 @@ impl Consensus {
                 effects.push(Effect::Apply(committed.iter().map(tr::entry_out).collect()));
             }
             self.node.advance_append_async(ready);
-            if writes || !self.unpersisted.is_empty() {
+            let waits = writes || !self.unpersisted.is_empty();
+            // The first is of a promise, a new term or vote; that is another mutation's business.
+            if waits && (self.promise_number == number || !mutation!(AckBeforeFsync)) {
+                sometimes!(writes && self.unpersisted.len() > 1, "three writes of a member were in flight at once");
                 self.unpersisted.push_back(Held { number, writes, messages: held });
             } else {
                 self.node.on_persist_ready(number);
@@ -515,7 +574,8 @@ impl Consensus {
     fn persisted(&mut self, number: u64, effects: &mut Vec<Effect>) {
         let mut done = 0;
         let mut messages = Vec::new();
-        while self.unpersisted.front().is_some_and(|held| held.number <= number || !held.writes) {
+        let is_done = |held: &Held| held.number <= number || !held.writes || mutation!(FsyncCoversLaterWrites);
+        while self.unpersisted.front().is_some_and(is_done) {
             let held = self.unpersisted.pop_front().expect("checked");
             done = held.number;
             messages.extend(held.messages);
@@ -535,6 +595,7 @@ impl Consensus {
             .iter()
             .map(|message| {
                 let mut out = tr::message_out(message);
+                mark_answer(message);
                 if matches!(message.get_msg_type(), MessageType::MsgHeartbeat | MessageType::MsgAppend) {
                     out.release_index = release;
                 }
@@ -549,7 +610,9 @@ impl Consensus {
         if raft.state != StateRole::Leader {
             return None;
         }
-        raft.prs().iter().map(|(_, progress)| progress.matched).min().filter(|index| *index > 0)
+        // Those that are away count: they will want the log when they are back.
+        let counted = raft.prs().iter().filter(|(_, p)| p.recent_active || !mutation!(LogReleasedForAbsent));
+        counted.map(|(_, progress)| progress.matched).min().filter(|index| *index > 0)
     }
 
     /// The log below what every member has and the store holds durably is of no more use.
@@ -557,7 +620,8 @@ impl Consensus {
         if let Some(index) = self.leader_release() {
             self.replicated_everywhere = self.replicated_everywhere.max(index);
         }
-        let needed = self.replicated_everywhere.min(self.store_durable).min(self.applied);
+        let stored = if mutation!(LogReleasedTooFar) { self.applied } else { self.store_durable };
+        let needed = self.replicated_everywhere.min(stored).min(self.applied);
         // The last entry that the store holds stays, whatever the slack: a restart needs its term, and goes on behind
         // it.
         let index = needed.saturating_sub(self.config.log_slack_entries.max(1));
@@ -566,6 +630,7 @@ impl Consensus {
         let step = (self.config.log_slack_entries / 4).max(1);
         if index >= log.released() + step && index <= log.last() {
             log.release(index);
+            sometimes!("log released that every member has");
             effects.push(Effect::Release { index });
         }
     }
@@ -573,5 +638,15 @@ impl Consensus {
     fn stop(&mut self, reason: String, effects: &mut Vec<Effect>) {
         self.stopped = true;
         effects.push(Effect::Stop(reason));
+    }
+}
+
+fn mark_answer(message: &eraftpb::Message) {
+    match message.get_msg_type() {
+        MessageType::MsgAppendResponse if message.reject => sometimes!("append refused because of a gap or a conflict"),
+        MessageType::MsgRequestVoteResponse if message.reject => sometimes!("vote refused"),
+        MessageType::MsgRequestVoteResponse => sometimes!("vote granted"),
+        MessageType::MsgRequestPreVoteResponse if message.reject => sometimes!("pre-vote refused"),
+        _ => {}
     }
 }

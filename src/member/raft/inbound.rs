@@ -27,7 +27,7 @@ pub fn is_sound(message: &Message, raft: &Raft<Log>) -> bool {
     match kind {
         MsgPropose => !message.entries.is_empty() && message.entries.iter().all(is_proposal),
         MsgReadIndex | MsgReadIndexResp => message.entries.len() == 1,
-        MsgAppend => follows_on(message),
+        MsgAppend => follows_on(message) || mutation!(BatchAppend),
         // A follower has no more than the leader sent it in this term.
         MsgAppendResponse if raft.state == StateRole::Leader && message.term == raft.term => {
             message.index.max(message.reject_hint) <= raft.raft_log.last_index()

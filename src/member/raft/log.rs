@@ -27,7 +27,10 @@ impl Fetch {
     /// nobody wants them any more, and it is no failure of the log.
     pub fn read_from(&self, wal: &Wal) -> std::result::Result<Vec<raftpb::Entry>, wal::Error> {
         match wal.read(self.low, self.high, self.max_bytes) {
-            Err(wal::Error::Released { .. } | wal::Error::Unavailable { .. }) => Ok(Vec::new()),
+            Err(wal::Error::Released { .. } | wal::Error::Unavailable { .. }) => {
+                sometimes!("fetched entries were gone when the log came to read them");
+                Ok(Vec::new())
+            }
             read => read,
         }
     }
@@ -95,6 +98,7 @@ impl Log {
         assert!(first.index <= self.last_index + 1, "raft left a gap: {} after {}", first.index, self.last_index);
         assert!(first.index > self.truncated.0, "raft rewrote a released entry: {}", first.index);
         if first.index <= self.last_index {
+            sometimes!("follower truncated a conflicting suffix");
             while self.cache.back().is_some_and(|e| e.index >= first.index) {
                 let gone = self.cache.pop_back().expect("checked");
                 self.cache_bytes -= cost(&gone);
@@ -118,6 +122,7 @@ impl Log {
         while self.cache_bytes > self.cache_limit_bytes && self.cache.front().is_some_and(|e| e.index <= applied) {
             let gone = self.cache.pop_front().expect("checked");
             self.cache_bytes -= cost(&gone);
+            sometimes!("entry evicted from memory");
         }
     }
 
@@ -206,6 +211,7 @@ impl Storage for Log {
         }
         assert!(context.can_async(), "raft needs entry {low} at once, but it was evicted");
         if fetching.wanted.iter().all(|(f, _)| f.low != low) {
+            sometimes!("lagging follower's entries fetched from the log");
             let id = fetching.next_id;
             fetching.next_id += 1;
             fetching.wanted.push((Fetch { id, low, high, max_bytes }, context));

@@ -19,6 +19,7 @@ mod log;
 mod reads;
 mod stamp;
 mod translate;
+mod wrong;
 
 pub use consensus::{Config, Consensus, Effect, Input, Persist, Proposal, ReadRequest, Recovered, Role, Status};
 pub use log::Fetch;

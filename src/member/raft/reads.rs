@@ -34,12 +34,20 @@ struct Round {
 
 impl Reads {
     pub fn push(&mut self, read: ReadRequest) {
+        if mutation!(ReadJoinsRound)
+            && let Some(mut round) = self.rounds.last_entry()
+        {
+            round.get_mut().reads.push(read);
+            return;
+        }
+        sometimes!(!self.rounds.is_empty(), "read did not join the round under way");
         self.waiting.push(read);
     }
 
     /// Starts a round for everything that waits, if there is anything and room; `sequence` is its stamp's.
     pub fn start_round(&mut self, sequence: impl FnOnce() -> u64) -> Option<u64> {
         if self.waiting.is_empty() || self.rounds.len() >= ROUNDS {
+            sometimes!(!self.waiting.is_empty(), "read waited because of too many rounds under way");
             return None;
         }
         let sequence = sequence();
@@ -55,20 +63,27 @@ impl Reads {
 
     /// Ages the rounds; those older than `patience_ticks` go back to waiting. Expired reads are forgotten.
     pub fn tick(&mut self, now: Instant, patience_ticks: u64) {
-        for round in self.rounds.values_mut() {
+        for round in self.rounds.values_mut().filter(|_| !mutation!(ReadNeverRetried)) {
             round.age_ticks += 1;
         }
         let late: Vec<u64> =
             self.rounds.iter().filter(|(_, r)| r.age_ticks > patience_ticks).map(|(s, _)| *s).collect();
+        sometimes!(!late.is_empty(), "read index retried after a time-out");
         for sequence in late {
             let reads = self.finish(sequence);
             self.waiting.extend(reads);
         }
+        let waiting = self.waiting.len();
         self.waiting.retain(|read| read.expires > now);
+        sometimes!(self.waiting.len() < waiting, "read expired before it had its index");
     }
 
     /// Gives every round up, because the leader that would have answered is gone.
     pub fn restart(&mut self) {
+        if mutation!(ReadNeverRetried) {
+            return;
+        }
+        sometimes!(!self.rounds.is_empty(), "read index retried after leader change");
         for (_, round) in std::mem::take(&mut self.rounds) {
             self.waiting.extend(round.reads);
         }

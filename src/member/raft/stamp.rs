@@ -61,9 +61,11 @@ impl Taken {
     pub fn take(&mut self, stamp: Stamp) -> bool {
         let window = self.senders.entry(stamp.member).or_insert_with(|| Window::new(stamp.epoch));
         if stamp.epoch < window.epoch {
-            return false; // from a life that has ended
+            sometimes!("stamp refused that is of a former life");
+            return false;
         }
         if stamp.epoch > window.epoch {
+            sometimes!("stamps of a member begin anew with its next life");
             *window = Window::new(stamp.epoch);
         }
         window.take(stamp.sequence)
@@ -88,6 +90,7 @@ impl Window {
         if self.highest - sequence >= WINDOW || self.get(sequence) {
             return false;
         }
+        sometimes!("stamp taken although a newer one came before");
         self.set(sequence, true);
         true
     }

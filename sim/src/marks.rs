@@ -1,0 +1,102 @@
+//! The names of all `sometimes!` marks in product and simulator, and which of them a swarm must reach.
+//!
+//! A mark in [`REQUIRED`] that a thousand seeds do not hit in at least five means that the world has become too tame:
+//! `coverage` fails. [`OTHERS`] are counted and shown, and may stay at zero: they want a workload, a size or a
+//! coincidence that the swarm does not bring for certain. A tidy test keeps these lists and the source equal.
+
+/// Marks that a swarm must hit.
+pub const REQUIRED: &[&str] = &[
+    // Elections.
+    "election won",
+    "vote granted",
+    "vote refused",
+    "pre-vote refused",
+    "leader learnt that it was deposed",
+    "leader stepped down and knew no successor",
+    "new leader's messages waited for its term's fsync",
+    // The log, in memory.
+    "append refused because of a gap or a conflict",
+    "follower truncated a conflicting suffix",
+    "leader's append left before its own fsync",
+    "three writes of a member were in flight at once",
+    "entry evicted from memory",
+    "lagging follower's entries fetched from the log",
+    "log released that every member has",
+    // Proposals.
+    "several proposals went into one message",
+    "proposal forwarded to the leader",
+    "proposal dropped as a repeat",
+    "proposal waited for a leader",
+    "proposal expired before there was a leader",
+    // Reads.
+    "read did not join the round under way",
+    "read waited for apply",
+    "read index dropped as a repeat",
+    "read index retried after leader change",
+    "read index retried after a time-out",
+    "read index came after its round was given up",
+    "read expired before it had its index",
+    "stamp taken although a newer one came before",
+    "stamps of a member begin anew with its next life",
+    // The write-ahead log.
+    "several appends shared one fsync",
+    "process ended between append and fsync",
+    "torn tail repaired",
+    "torn mark wiped",
+    "tail without a mark made durable again",
+    "conflicting suffix overwritten in the log",
+    "recovery dropped a conflicting suffix",
+    "log went on in a new segment",
+    "segment made long for a batch",
+    "segment recycled",
+    "released segment kept as a spare",
+    "released segment removed",
+    "spare segment found at boot",
+    "fsync of the log failed",
+    "log met a full disk",
+    "rot refused in front of a mark",
+    // Boot.
+    "boot found entries that the store had not yet",
+    "commit raised at boot to what the store had applied",
+    "process ended by its own decision",
+    // The store.
+    "request refused when it was applied",
+    "commit skipped because one was under way",
+    "commit of the store failed",
+    "process ended before the store's commit",
+    "value read from memory while the store was committing",
+    "row compacted before it was ever stored",
+    "compaction ordered while another was under way",
+    "compaction refused because of a later one",
+    "view overtaken by a compaction",
+];
+
+/// Marks that may stay at zero.
+pub const OTHERS: &[&str] = &[
+    // A coincidence of few milliseconds.
+    "answer to a read of a former life dropped",
+    "fetched entries were gone when the log came to read them",
+    "founding finished by a later boot",
+    "half-made segment removed at boot",
+    "half-made store made anew",
+    "process ended while a read waited for apply",
+    "proposal refused by raft waited for its next chance",
+    "read waited because of too many rounds under way",
+    "segment released while it was read",
+    "stamp refused that is of a former life",
+    "view kept the older transaction of the store",
+    // Depend on what the clients do.
+    "batch committed because of its size",
+    "change of the membership refused",
+    "compaction resumed after a restart",
+    "compaction waited for the next view",
+    "compaction went on in another step",
+    "physical compaction answered after its deletions",
+    "read below the compaction refused",
+    // Damage in a certain place.
+    "damaged store refused",
+    "rot noticed while the store was at work",
+    "rot refused in a finished segment",
+    // What no correct peer sends.
+    "message refused that no correct peer sends",
+];

@@ -1,0 +1,302 @@
+//! Clients: closed loops that ask members, wait, lose patience, and try again where that is safe.
+//!
+//! As real clients see it: a request that a member refused was not done, and may be asked again of another; one whose
+//! answer did not come in time, or whose member died, may have been done, may yet be, or never, and is not repeated.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use lockstep::member::apply::Response;
+use lockstep::member::error::EtcdError;
+use lockstep::mvcc::View;
+use lockstep::mvcc::read::Error;
+
+use super::{Failure, Phase, What, World};
+use crate::check::Seen;
+use crate::history::{Operation, Outcome};
+use crate::knobs::Knobs;
+use crate::random::{Purpose, Random};
+use crate::workload::{self, Work};
+use crate::{notation, scenario, timeline};
+
+/// Clients go on for so long after everything has healed; what remains is for coming to rest.
+const REST_REQUESTS_US: u64 = 3_000_000;
+/// How often, in a thousand, and how long at most a reader dawdles between getting its view and reading.
+const DAWDLE_PERMILLE: u64 = 50;
+const DAWDLE_MOST_US: u64 = 200_000;
+const RETRY_US: u64 = 50_000;
+
+pub(super) struct Clients {
+    /// What each client waits for; clients count from 1.
+    pending: BTreeMap<u64, Pending>,
+    /// Of a record, what a client has still to ask because it was busy when its time came.
+    backlog: BTreeMap<u64, VecDeque<(u64, Operation)>>,
+    /// A refused request that its client asks again, and how often it still may.
+    again: BTreeMap<u64, (Operation, usize, u64)>,
+    /// (member, id at the member) -> the client.
+    waiting: BTreeMap<(u64, u64), u64>,
+    operations: u64,
+    /// Values written so far, of each client.
+    values: BTreeMap<u64, u64>,
+    works: Vec<(&'static str, u64, Box<dyn Work>)>,
+    random: Option<Random>,
+}
+
+struct Pending {
+    number: u64,
+    member: u64,
+    operation: Operation,
+    /// Which work asked for it, and how often it may be asked again.
+    work: Option<usize>,
+    retries: u64,
+    span: usize,
+}
+
+impl Clients {
+    pub fn new(knobs: &Knobs, seed: Option<u64>) -> Clients {
+        let kinds = workload::KINDS.iter().filter(|kind| knobs.work.contains(kind.name));
+        Clients {
+            pending: BTreeMap::new(),
+            backlog: BTreeMap::new(),
+            again: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            operations: 0,
+            values: BTreeMap::new(),
+            works: kinds.map(|kind| (kind.name, kind.weight, (kind.make)(knobs.clients))).collect(),
+            random: seed.map(|seed| Random::new(seed, Purpose::Workload)),
+        }
+    }
+}
+
+impl World {
+    /// A client that is free asks again after a while, unless a record says what it does.
+    pub(super) fn think(&mut self, client: u64) {
+        if let Some((member, operation)) = self.clients.backlog.get_mut(&client).and_then(VecDeque::pop_front) {
+            self.script(self.now_us + 1, What::Play { client, member, operation });
+            return;
+        }
+        let Some(random) = &mut self.clients.random else { return };
+        let mut pause_us = random.between(1, self.knobs.think_most_ms * 1_000);
+        if self.clients.again.contains_key(&client) {
+            pause_us = RETRY_US;
+        }
+        self.script(self.now_us + pause_us, What::Ask { client });
+    }
+
+    /// A free client draws what it does next.
+    pub(super) fn ask(&mut self, client: u64) -> Result<(), Failure> {
+        if self.now_us + self.knobs.rest_ms * 1_000 > self.end_us + REST_REQUESTS_US {
+            return Ok(());
+        }
+        let among: Vec<u64> = self.ids().into_iter().filter(|id| !self.weather.is_out(*id)).collect();
+        let Some(random) = &mut self.clients.random else { return Ok(()) };
+        let member = *random.pick(&among);
+        let (operation, work, retries) = match self.clients.again.remove(&client) {
+            Some((operation, work, retries)) => (operation, work, retries - 1),
+            None => {
+                let sum = self.clients.works.iter().map(|(_, weight, _)| weight).sum();
+                let mut ticket = random.below(sum);
+                let chosen = self.clients.works.iter().position(|(_, weight, _)| {
+                    let found = ticket < *weight;
+                    ticket = ticket.saturating_sub(*weight);
+                    found
+                });
+                let work = chosen.expect("the ticket is below the sum");
+                let values = self.clients.values.entry(client).or_default();
+                let mut fresh = || {
+                    *values += 1;
+                    format!("{client}.{values}")
+                };
+                let (name, _, drawing) = &mut self.clients.works[work];
+                let operation = drawing.next(client, random, &mut fresh);
+                *self.counted.work.entry((*name).to_owned()).or_default() += 1;
+                (operation, work, self.knobs.retries)
+            }
+        };
+        let what = scenario::What::Client { client, member, operation: operation.clone() };
+        self.record.push(scenario::Event { at_us: self.now_us, what });
+        self.request(client, member, operation, Some(work), retries)
+    }
+
+    /// A line of a record says what a client does now; if it is busy, then as soon as it is free.
+    pub(super) fn play(&mut self, client: u64, member: u64, operation: Operation) -> Result<(), Failure> {
+        if self.clients.pending.contains_key(&client) {
+            self.clients.backlog.entry(client).or_default().push_back((member, operation));
+            return Ok(());
+        }
+        let what = scenario::What::Client { client, member, operation: operation.clone() };
+        self.record.push(scenario::Event { at_us: self.now_us, what });
+        self.request(client, member, operation, None, 0)
+    }
+
+    fn request(
+        &mut self,
+        client: u64,
+        member: u64,
+        operation: Operation,
+        work: Option<usize>,
+        retries: u64,
+    ) -> Result<(), Failure> {
+        self.clients.operations += 1;
+        let number = self.clients.operations;
+        let text = format_args!("client {client} asks {member:x} #{number}: {operation}");
+        let line = self.trace.line(self.now_us, text);
+        let span = self.draw_request(number, client, member, &operation, line);
+        self.show(&Seen::Asked { number, client, member, operation: &operation })?;
+        self.clients.pending.insert(client, Pending {
+            number,
+            member,
+            operation: operation.clone(),
+            work,
+            retries,
+            span,
+        });
+        if !self.machines.contains_key(&member) || !self.is_up(member) {
+            return self.told(client, Outcome::Refused { error: "connection refused".into() });
+        }
+        let timeout_ms = self.knobs.request_timeout_ms;
+        self.after(timeout_ms * 1_000, 0, 0, What::TimeOut { client, number });
+        let now_us = self.now_us;
+        let machine = self.machine(member);
+        let mut expires = machine.clock.now(now_us);
+        expires.0 += timeout_ms;
+        let asked = match (operation.request(), operation.is_serializable()) {
+            (Some(request), _) => machine.member.propose(request, expires),
+            (None, false) => machine.member.read(expires),
+            (None, true) => {
+                let view = machine.member.view().expect("it runs");
+                self.look_later(client, view);
+                return Ok(());
+            }
+        };
+        self.clients.waiting.insert((member, asked.expect("it runs")), client);
+        self.wake(member);
+        Ok(())
+    }
+
+    /// A member answers a write.
+    pub(super) fn reply(
+        &mut self,
+        member: u64,
+        request: u64,
+        result: &Result<Response, EtcdError>,
+    ) -> Result<(), Failure> {
+        let Some(client) = self.clients.waiting.remove(&(member, request)) else { return Ok(()) };
+        let Some(pending) = self.clients.pending.get(&client) else { return Ok(()) };
+        let outcome = pending.operation.outcome(result);
+        self.trace.line(self.now_us, format_args!("{member:x} replies {}", notation::reply(result)));
+        self.told(client, outcome)
+    }
+
+    /// A member has a view for a linearizable read.
+    pub(super) fn view_for(&mut self, member: u64, read: u64, view: Arc<View>) {
+        if let Some(client) = self.clients.waiting.remove(&(member, read)) {
+            self.look_later(client, view);
+        }
+    }
+
+    fn look_later(&mut self, client: u64, view: Arc<View>) {
+        let Some(number) = self.clients.pending.get(&client).map(|pending| pending.number) else { return };
+        let late_us = self.choices.choose(crate::choices::Point::Look { number }, |random| {
+            if random.permille(DAWDLE_PERMILLE) { random.below(DAWDLE_MOST_US) } else { 0 }
+        });
+        self.after(1 + late_us, 0, 0, What::Look { client, number, view });
+    }
+
+    /// A client reads what its view shows; compaction may have overtaken it, then it takes a fresh one.
+    pub(super) fn look(&mut self, client: u64, number: u64, view: &View) -> Result<(), Failure> {
+        let Some(pending) = self.clients.pending.get(&client).filter(|pending| pending.number == number) else {
+            return Ok(());
+        };
+        let member = pending.member;
+        match pending.operation.read(view) {
+            Ok(outcome) => self.told(client, outcome),
+            Err(Error::Overtaken) => match self.machine(member).member.view() {
+                Some(fresh) => {
+                    self.look_later(client, fresh);
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+            // A member that cannot read its own store ends; what reaches the client is a lost connection.
+            Err(error) if self.machine(member).damaged > 0 => {
+                self.told(client, Outcome::Unknown { why: format!("reading failed: {error}") })
+            }
+            Err(error) => {
+                let story = format!("client {client} at member {member}: {error}");
+                Err(Failure { checker: "process", place: "a read fails", story })
+            }
+        }
+    }
+
+    pub(super) fn time_out(&mut self, client: u64, number: u64) -> Result<(), Failure> {
+        if self.clients.pending.get(&client).is_some_and(|pending| pending.number == number) {
+            return self.told(client, Outcome::Unknown { why: "timed out".into() });
+        }
+        Ok(())
+    }
+
+    /// A member's process has ended, and its connections with it.
+    pub(super) fn members_clients_lose(&mut self, member: u64) {
+        self.clients.waiting.retain(|(at, _), _| *at != member);
+        let here = self.clients.pending.iter().filter(|(_, pending)| pending.member == member);
+        for client in here.map(|(client, _)| *client).collect::<Vec<_>>() {
+            let told = self.told(client, Outcome::Unknown { why: "connection lost".into() });
+            self.note(told);
+        }
+    }
+
+    /// What was never answered is open to the end.
+    pub(super) fn open_to_the_end(&mut self) -> Result<(), Failure> {
+        for client in self.clients.pending.keys().copied().collect::<Vec<_>>() {
+            self.told(client, Outcome::Unknown { why: "the run ends".into() })?;
+        }
+        Ok(())
+    }
+
+    fn told(&mut self, client: u64, outcome: Outcome) -> Result<(), Failure> {
+        let Some(pending) = self.clients.pending.remove(&client) else { return Ok(()) };
+        let Pending { number, member, operation, work, retries, span } = pending;
+        self.clients.waiting.retain(|_, waiting| *waiting != client);
+        self.trace.line(self.now_us, format_args!("client {client} is told #{number}: {outcome}"));
+        if matches!(outcome, Outcome::Done { .. } | Outcome::Read { .. }) {
+            self.counted.acknowledged += 1;
+        }
+        if let Some(span) = self.timeline.as_mut().and_then(|timeline| timeline.operations.get_mut(span)) {
+            span.to_us = (!matches!(outcome, Outcome::Unknown { .. })).then_some(self.now_us);
+            span.outcome = Some(outcome.clone());
+        }
+        if let Some(work) = work {
+            let is_refused = matches!(outcome, Outcome::Refused { .. });
+            if is_refused && retries > 0 {
+                self.clients.again.insert(client, (operation.clone(), work, retries));
+            } else {
+                self.clients.works[work].2.learn(client, &operation, &outcome);
+            }
+        }
+        let shown = self.show(&Seen::Answered { number, client, member, operation: &operation, outcome: &outcome });
+        self.think(client);
+        shown
+    }
+
+    /// Clients that a stalled core is measured by: all, since all are asking its members.
+    pub(super) fn client_ids(&self) -> Vec<u64> {
+        let clients = 1..=self.knobs.clients;
+        if self.phase == Phase::Core && self.seed.is_some() { clients.collect() } else { Vec::new() }
+    }
+
+    fn draw_request(&mut self, number: u64, client: u64, member: u64, operation: &Operation, line: u64) -> usize {
+        let Some(timeline) = &mut self.timeline else { return usize::MAX };
+        timeline.operations.push(timeline::Span {
+            number,
+            client,
+            member,
+            from_us: self.now_us,
+            to_us: None,
+            operation: operation.clone(),
+            outcome: None,
+            line,
+        });
+        timeline.operations.len() - 1
+    }
+}

@@ -1,0 +1,562 @@
+//! Machines: each with a member's process, a disk and a clock, moved by the world's events.
+//!
+//! A stage that has work gets one event, begun after the knobs' constant and whatever the choices add. What a stage
+//! brings about ([`Event`]) is shown to the checkers, sent, or answered here.
+
+use std::sync::Arc;
+
+use lockstep::member::boot::RaftConfig;
+use lockstep::member::raft::{Input, Role, Status};
+use lockstep_proto::raftpb::Message;
+
+use super::{Class, Failure, Happening, What, World, loss_name};
+use crate::check::Seen;
+use crate::choices::{ElectionDice, Point, Stage};
+use crate::clock::Clock;
+use crate::disk::Loss;
+use crate::fault::print_time;
+use crate::knobs::Knobs;
+use crate::member::{Event, Setup, SimMember};
+use crate::network::{Arrival, Fate, Released};
+use crate::{notation, timeline};
+
+const TICK_US: u64 = 100_000;
+const COMPACT_PAUSE_US: u64 = 10_000;
+/// A cut of the power that waits for a disk operation comes after so long anyway.
+const FUSE_US: u64 = 300_000;
+/// How soon a process is started again once its operator may do so.
+const OPERATOR_US: u64 = 100_000;
+
+/// A member and what it runs on.
+pub struct Machine {
+    pub member: SimMember,
+    pub clock: Clock,
+    /// Its process gets no time until then.
+    pub paused_until_us: u64,
+    /// What every fsync takes longer.
+    pub extra_fsync_us: u64,
+    /// What every start takes longer.
+    pub slow_start_us: u64,
+    /// The power fails inside of the next commit of the store.
+    pub crash_in_commit: Option<CrashInCommit>,
+    /// Faults at work for which it may stop, or refuse to start.
+    pub damaged: u64,
+    pub(super) ended_by: String,
+    /// Counts the lives; events of an earlier one are void.
+    pub(super) life: u64,
+    starting: bool,
+    /// What the crash keeps for which a fuse burns in its disk, and how long the machine is then down.
+    fuse: Option<(Loss, u64)>,
+    due: [bool; Stage::ALL.len()],
+    /// Works begun, by stage; fsyncs; crashes.
+    works: [u64; Stage::ALL.len()],
+    fsyncs: u64,
+    crashes: u64,
+    shown: Option<(Status, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrashInCommit {
+    pub after_operations: u64,
+    pub loss: Loss,
+    pub down_us: u64,
+}
+
+impl Machine {
+    pub(super) fn new(id: u64, knobs: &Knobs, dice: &ElectionDice) -> Machine {
+        let setup = Setup {
+            members: knobs.members,
+            raft: RaftConfig {
+                election_ticks: 10,
+                heartbeat_ticks: 1,
+                pre_vote: true,
+                check_quorum: true,
+                log_cache_bytes: knobs.log_cache_bytes,
+                log_slack_entries: knobs.log_slack_entries,
+                dice: Arc::new(dice.clone()),
+            },
+            segment_bytes: knobs.segment_bytes,
+            store_cache_bytes: knobs.store_cache_bytes as usize,
+        };
+        Machine {
+            member: SimMember::new(id, setup),
+            clock: Clock::default(),
+            paused_until_us: 0,
+            extra_fsync_us: 0,
+            slow_start_us: 0,
+            crash_in_commit: None,
+            damaged: 0,
+            ended_by: "never started".into(),
+            life: 0,
+            starting: true,
+            fuse: None,
+            due: Default::default(),
+            works: Default::default(),
+            fsyncs: 0,
+            crashes: 0,
+            shown: None,
+        }
+    }
+}
+
+impl World {
+    // For faults.
+
+    /// The power fails now and is back after `down_us`.
+    pub fn crash(&mut self, id: u64, loss: Loss, down_us: u64) {
+        self.say(&format!("{id:x} crashes, {}, back in {}", loss_name(loss), print_time(down_us)));
+        let machine = self.machines.get_mut(&id).expect("a member of this world");
+        machine.crashes += 1;
+        machine.fuse = None;
+        let (crash, choices) = (machine.crashes, &mut self.choices);
+        let mut nth = 0;
+        machine.member.crash(loss, &mut |bound| {
+            nth += 1;
+            let point = Point::Kept { member: id, crash, nth };
+            let value = choices.choose(point, |random| random.below(bound as u64));
+            value.min(bound as u64 - 1) as usize
+        });
+        self.ended(id, "crash");
+        self.start_after(id, down_us);
+    }
+
+    /// The power fails inside of the disk operation after so many more, or in a while.
+    pub fn crash_after(&mut self, id: u64, operations: u64, loss: Loss, down_us: u64) {
+        self.light_fuse(id, loss, down_us);
+        self.machine(id).member.disk().crash_after(operations);
+    }
+
+    /// A fault has lit a fuse in the disk of this machine; the crash that comes of it is this one.
+    pub fn light_fuse(&mut self, id: u64, loss: Loss, down_us: u64) {
+        let machine = self.machine(id);
+        machine.fuse = Some((loss, down_us));
+        let life = machine.life;
+        self.after(FUSE_US, id, life, What::Fuse);
+    }
+
+    /// SIGTERM: the process ends, and the disk keeps all of it.
+    pub fn stop(&mut self, id: u64, down_us: u64) {
+        self.say(&format!("{id:x} stops, back in {}", print_time(down_us)));
+        self.machine(id).member.kill();
+        self.ended(id, "stop");
+        self.start_after(id, down_us);
+    }
+
+    pub fn start_after(&mut self, id: u64, wait_us: u64) {
+        let machine = self.machine(id);
+        if !machine.starting {
+            machine.starting = true;
+            let wait_us = wait_us + machine.slow_start_us;
+            self.after(wait_us, id, 0, What::Start);
+        }
+    }
+
+    /// Who leads the newest term, as far as anyone knows of himself.
+    pub fn leader(&self) -> Option<u64> {
+        self.leaders().last().copied()
+    }
+
+    /// Everyone who believes to lead, the newest term last.
+    pub fn leaders(&self) -> Vec<u64> {
+        let statuses = self.machines.values().filter_map(|machine| machine.member.status());
+        let mut leaders: Vec<_> = statuses.filter(|s| s.role == Role::Leader).map(|s| (s.term, s.id)).collect();
+        leaders.sort_unstable();
+        leaders.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Sends on what the network no longer holds.
+    pub fn release_held(&mut self) {
+        for Released { message, number, arrivals } in self.network.take_released() {
+            self.on_its_way(&message, number, &arrivals);
+        }
+    }
+
+    /// Starts whoever is down without anything being wrong any more.
+    pub(super) fn operator_looks(&mut self) {
+        for id in self.ids() {
+            let machine = &self.machines[&id];
+            if !machine.member.is_up() && machine.damaged == 0 && !self.must_stay_down(id) {
+                self.start_after(id, OPERATOR_US);
+            }
+        }
+    }
+
+    /// No crash is to come of itself any more.
+    pub(super) fn put_out_fuse(&mut self, id: u64) {
+        let machine = self.machine(id);
+        machine.fuse = None;
+        machine.member.disk().crash_after(u64::MAX);
+    }
+
+    pub(super) fn life(&self, id: u64) -> u64 {
+        self.machines.get(&id).map_or(0, |machine| machine.life)
+    }
+
+    // Events.
+
+    pub(super) fn happen_to(&mut self, id: u64, life: u64, what: What) -> Result<(), Failure> {
+        let now_us = self.now_us;
+        if let What::Start = what {
+            return self.start(id);
+        }
+        let machine = self.machines.get_mut(&id).expect("a member of this world");
+        if (life != 0 && machine.life != life) || !machine.member.is_up() {
+            return Ok(());
+        }
+        if machine.paused_until_us > now_us && !matches!(what, What::Fuse) {
+            let until_us = machine.paused_until_us;
+            self.at(until_us, Class::World, Happening { member: id, life, what });
+            return Ok(());
+        }
+        let events = match what {
+            What::Tick => {
+                machine.member.input(Input::Tick);
+                let period_us = machine.clock.tick_us(TICK_US);
+                self.after(period_us, id, life, What::Tick);
+                Vec::new()
+            }
+            What::Arrive(message, number) => {
+                let (from, to, kind) = (message.from(), message.to(), message.r#type().as_str_name());
+                if self.network.is_cut(from, to) {
+                    self.trace.line(now_us, format_args!("{from:x}->{to:x} #{number} lost on its way"));
+                } else {
+                    machine.member.input(Input::Message(message));
+                    self.trace.line(now_us, format_args!("{from:x}->{to:x} #{number} arrives, {kind}"));
+                    self.draw_arrival((from, to), number);
+                }
+                Vec::new()
+            }
+            What::Stage(stage) => return self.work(id, stage),
+            What::Fsync => {
+                machine.due[Stage::Log as usize] = false;
+                let events = machine.member.fsync();
+                self.happened(id, events)?;
+                self.wake(id);
+                return Ok(());
+            }
+            What::StoreCommitDue => {
+                machine.member.commit_due();
+                self.after(self.knobs.store_commit_ms * 1_000, id, life, What::StoreCommitDue);
+                Vec::new()
+            }
+            What::Fuse => {
+                if let Some((loss, down_us)) = machine.fuse.take() {
+                    self.crash(id, loss, down_us);
+                }
+                return Ok(());
+            }
+            _ => unreachable!("no event of a member"),
+        };
+        self.happened(id, events)?;
+        self.wake(id);
+        Ok(())
+    }
+
+    fn work(&mut self, id: u64, stage: Stage) -> Result<(), Failure> {
+        let now_us = self.now_us;
+        let machine = self.machines.get_mut(&id).expect("a member of this world");
+        let life = machine.life;
+        machine.due[stage as usize] = false;
+        let events = match stage {
+            Stage::Consensus => {
+                let now = machine.clock.now(now_us);
+                let events = machine.member.step(now);
+                if let Some(status) = machine.member.status() {
+                    self.show(&Seen::Stepped { status: &status })?;
+                    self.draw_role(status);
+                }
+                events
+            }
+            Stage::Log => {
+                machine.due[stage as usize] = true;
+                machine.fsyncs += 1;
+                let point = Point::Fsync { member: id, number: machine.fsyncs };
+                let wait_us = self.knobs.fsync_us + machine.extra_fsync_us + self.late_fsync_us(point);
+                let events = self.machine(id).member.append(usize::MAX);
+                self.after(wait_us, id, life, What::Fsync);
+                events
+            }
+            Stage::Apply => {
+                let waiting = machine.member.queues().apply as u64;
+                let point = Point::Leave { member: id, number: machine.works[stage as usize] };
+                let permille = self.knobs.late_stage_permille;
+                let left = self.choices.choose(point, |random| {
+                    if waiting > 1 && random.permille(permille) { random.below(waiting) } else { 0 }
+                });
+                let count = waiting.saturating_sub(left).max(1);
+                self.machine(id).member.apply(count as usize)
+            }
+            Stage::Backend => {
+                let crash = machine.crash_in_commit.take();
+                if let Some(crash) = crash {
+                    self.say(&format!("{id:x} commits its store, and will not end"));
+                    self.crash_after(id, crash.after_operations, crash.loss, crash.down_us);
+                }
+                self.machine(id).member.store_commit()
+            }
+            Stage::Compaction => {
+                machine.member.compaction_due();
+                Vec::new()
+            }
+        };
+        self.happened(id, events)?;
+        self.wake(id);
+        Ok(())
+    }
+
+    fn start(&mut self, id: u64) -> Result<(), Failure> {
+        let now_us = self.now_us;
+        if self.must_stay_down(id) {
+            self.machine(id).starting = false;
+            return Ok(());
+        }
+        let machine = self.machines.get_mut(&id).expect("a member of this world");
+        machine.starting = false;
+        if machine.member.is_up() {
+            return Ok(());
+        }
+        match machine.member.boot() {
+            Ok(events) => {
+                machine.life += 1;
+                machine.due = Default::default();
+                machine.paused_until_us = 0;
+                machine.shown = None;
+                let life = machine.life;
+                let line = self.trace.line(now_us, format_args!("{id:x} starts, life {life}"));
+                self.draw_life(id, line);
+                let member = &self.machines[&id].member;
+                let log = member.log_entries().map_err(|error| Failure {
+                    checker: "process",
+                    place: "the log cannot be read back",
+                    story: format!("member {id}: {error}"),
+                })?;
+                let (view, hard_state) = (member.view().expect("it runs"), member.log_hard_state().unwrap_or_default());
+                self.show(&Seen::Booted { member: id, log: &log, hard_state, view: &view })?;
+                self.happened(id, events)?;
+                let point = Point::FirstTick { member: id, life };
+                let tick_us = self.choices.choose(point, |random| random.below(TICK_US));
+                self.after(tick_us, id, life, What::Tick);
+                self.after(self.knobs.store_commit_ms * 1_000, id, life, What::StoreCommitDue);
+                self.wake(id);
+                Ok(())
+            }
+            Err(_) if machine.member.disk().crashed() => {
+                self.trace.line(now_us, format_args!("{id:x} dies starting"));
+                let (loss, down_us) = machine.fuse.take().unwrap_or((Loss::Everything, OPERATOR_US));
+                self.crash(id, loss, down_us);
+                Ok(())
+            }
+            Err(reason) => self.ends_itself(id, format!("does not start: {reason}"), "a member does not start"),
+        }
+    }
+
+    fn ends_itself(&mut self, id: u64, reason: String, place: &'static str) -> Result<(), Failure> {
+        self.say(&format!("{id:x} {reason}"));
+        let damaged = self.machines[&id].damaged;
+        self.ended(id, &reason);
+        if damaged == 0 {
+            return Err(Failure { checker: "process", place, story: format!("member {id} {reason}") });
+        }
+        Ok(())
+    }
+
+    pub(super) fn ended(&mut self, id: u64, why: &str) {
+        why.clone_into(&mut self.machine(id).ended_by);
+        self.draw_death(id, why);
+        let shown = self.show(&Seen::Ended { member: id });
+        self.note(shown);
+        self.members_clients_lose(id);
+    }
+
+    fn happened(&mut self, id: u64, events: Vec<Event>) -> Result<(), Failure> {
+        let now_us = self.now_us;
+        for event in events {
+            match event {
+                Event::Send(message) => self.send(message),
+                Event::Persist(persist) => {
+                    self.show(&Seen::Persist { member: id, persist: &persist })?;
+                    self.trace.line(now_us, format_args!("{id:x} Persist {}", notation::persist(&persist)));
+                }
+                Event::Synced(number) => {
+                    self.show(&Seen::Synced { member: id, number })?;
+                    self.trace.line(now_us, format_args!("{id:x} Synced #{number}"));
+                }
+                Event::Committed(entries) => {
+                    self.show(&Seen::Committed { member: id, entries: &entries })?;
+                    self.trace.line(now_us, format_args!("{id:x} Commit [{}]", notation::entries(&entries)));
+                }
+                Event::Fetch(fetch) => {
+                    self.trace.line(now_us, format_args!("{id:x} Fetch [{}, {})", fetch.low, fetch.high));
+                }
+                Event::Release(index) => {
+                    self.trace.line(now_us, format_args!("{id:x} Release up to {index}"));
+                }
+                Event::ReadIndex { reads, index } => {
+                    self.trace.line(now_us, format_args!("{id:x} ReadIndex {} reads Index:{index}", reads.len()));
+                }
+                Event::ReadView { read, view } => self.view_for(id, read, view),
+                Event::Published(view) => self.show(&Seen::Published { member: id, view: &view })?,
+                Event::Applied { index, .. } => {
+                    self.trace.line(now_us, format_args!("{id:x} Applied:{index}"));
+                }
+                Event::Reply { request, result } => self.reply(id, request, &result)?,
+                Event::Batch { consistent_index } => {
+                    self.trace.line(now_us, format_args!("{id:x} Batch up to {consistent_index}"));
+                }
+                Event::StoreDurable(index) => {
+                    self.trace.line(now_us, format_args!("{id:x} StoreDurable:{index}"));
+                }
+                Event::Died(reason) => {
+                    let machine = self.machine(id);
+                    if !machine.member.disk().crashed() {
+                        return self.ends_itself(id, format!("stops: {reason}"), "a member stops");
+                    }
+                    let (loss, down_us) = machine.fuse.take().unwrap_or((Loss::Everything, OPERATOR_US));
+                    self.crash(id, loss, down_us);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every stage that has work an event, if it has none yet.
+    pub(super) fn wake(&mut self, id: u64) {
+        let machine = self.machines.get_mut(&id).expect("a member of this world");
+        if !machine.member.is_up() {
+            return;
+        }
+        let queues = machine.member.queues();
+        let life = machine.life;
+        for (stage, has_work) in [
+            (Stage::Consensus, queues.inputs > 0),
+            (Stage::Log, queues.log > 0),
+            (Stage::Apply, queues.apply > 0),
+            (Stage::Backend, queues.batches > 0),
+            (Stage::Compaction, queues.compaction),
+        ] {
+            let machine = self.machines.get_mut(&id).expect("a member of this world");
+            if !has_work || machine.due[stage as usize] {
+                continue;
+            }
+            machine.due[stage as usize] = true;
+            machine.works[stage as usize] += 1;
+            let point = Point::Stage { member: id, stage, number: machine.works[stage as usize] };
+            let (permille, most_us) = (self.knobs.late_stage_permille, self.knobs.late_stage_most_us);
+            let late_us = self.choices.choose(point, |random| {
+                if random.permille(permille) { random.below(most_us) } else { 0 }
+            });
+            let constant_us = self.knobs.stage_us
+                + match stage {
+                    Stage::Backend => 2 * (self.knobs.fsync_us + self.machines[&id].extra_fsync_us),
+                    Stage::Compaction => COMPACT_PAUSE_US,
+                    _ => 0,
+                };
+            self.after(constant_us + late_us, id, life, What::Stage(stage));
+        }
+    }
+
+    fn late_fsync_us(&mut self, point: Point) -> u64 {
+        let (permille, most_us) = (self.knobs.slow_fsync_permille, self.knobs.slow_fsync_most_us);
+        self.choices.choose(point, |random| if random.permille(permille) { random.below(most_us) } else { 0 })
+    }
+
+    fn send(&mut self, message: Box<Message>) {
+        let (now_us, link) = (self.now_us, (message.from(), message.to()));
+        self.counted.messages += 1;
+        let fate = self.network.fate(&mut self.choices, &self.knobs, &message);
+        let number = self.network.number(link);
+        let text = notation::message(&message);
+        let is_up = self.is_up(link.1);
+        let (copies, told) = match fate {
+            Fate::Lost { told } => (Vec::new(), told),
+            Fate::Held => {
+                let line = self.trace.line(now_us, format_args!("{text} #{number} (held)"));
+                self.draw_message(&message, number, text, line);
+                return;
+            }
+            Fate::Arrives(copies) => (copies, false),
+        };
+        let note = match copies.len() {
+            0 => " (lost)",
+            1 => "",
+            _ => " (twice)",
+        };
+        let line = self.trace.line(now_us, format_args!("{text} #{number}{note}"));
+        self.draw_message(&message, number, text, line);
+        self.on_its_way(&message, number, &copies);
+        if told || !is_up {
+            self.machine(link.0).member.input(Input::Unreachable(link.1));
+        }
+    }
+
+    fn on_its_way(&mut self, message: &Message, number: u64, arrivals: &[Arrival]) {
+        let to = message.to();
+        let (is_up, life) = (self.is_up(to), self.life(to));
+        for arrival in arrivals {
+            // A connection ends with the process at its end; only a straggler may reach the next one.
+            if is_up || arrival.outlives {
+                let life = if arrival.outlives { 0 } else { life };
+                self.after(arrival.after_us, to, life, What::Arrive(Box::new(message.clone()), number));
+            }
+        }
+    }
+
+    // The picture.
+
+    fn draw_role(&mut self, status: Status) {
+        let Some(timeline) = &mut self.timeline else { return };
+        let machine = self.machines.get_mut(&status.id).expect("a member of this world");
+        let shown = machine.shown.map(|(shown, _)| (shown.role, shown.term, shown.commit));
+        if shown == Some((status.role, status.term, status.commit)) {
+            return;
+        }
+        machine.shown = Some((status, self.now_us));
+        timeline.roles.push(timeline::RoleChange {
+            at_us: self.now_us,
+            member: status.id,
+            role: notation::role(status.role),
+            term: status.term,
+            commit: status.commit,
+            applied: status.applied,
+            line: self.trace.lines(),
+        });
+    }
+
+    fn draw_life(&mut self, member: u64, line: u64) {
+        if let Some(timeline) = &mut self.timeline {
+            let from_us = self.now_us;
+            timeline.lives.push(timeline::Life { member, from_us, to_us: None, ended_by: String::new(), line });
+        }
+    }
+
+    fn draw_death(&mut self, member: u64, why: &str) {
+        let Some(timeline) = &mut self.timeline else { return };
+        let life = timeline.lives.iter_mut().rfind(|life| life.member == member && life.to_us.is_none());
+        if let Some(life) = life {
+            life.to_us = Some(self.now_us);
+            why.clone_into(&mut life.ended_by);
+        }
+    }
+
+    fn draw_message(&mut self, message: &Message, number: u64, text: String, line: u64) {
+        let Some(timeline) = &mut self.timeline else { return };
+        self.weather.arrows.insert((message.from(), message.to(), number), timeline.messages.len());
+        timeline.messages.push(timeline::Arrow {
+            from: message.from(),
+            to: message.to(),
+            sent_us: self.now_us,
+            arrived_us: None,
+            kind: message.r#type().as_str_name(),
+            text,
+            line,
+        });
+    }
+
+    fn draw_arrival(&mut self, (from, to): (u64, u64), number: u64) {
+        let Some(timeline) = &mut self.timeline else { return };
+        if let Some(arrow) = self.weather.arrows.get(&(from, to, number)) {
+            timeline.messages[*arrow].arrived_us.get_or_insert(self.now_us);
+        }
+    }
+}

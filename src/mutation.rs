@@ -1,0 +1,576 @@
+//! The zoo: deliberate bugs of the product, one of which can be switched on for the thread that runs a simulation.
+//!
+//! A checker that has never objected proves nothing. Each mutation is a bug that someone has shipped, or that a careful
+//! reader fears, put where the right code stands: `if mutation!(AckBeforeFsync) { .. }`. It is killed when the checkers
+//! that it names object within its seeds, while the clean build passes the same seeds; and when the faults that trigger
+//! it are switched off it survives, which shows that those faults are what finds it.
+//!
+//! Without the feature `simulation` `mutation!(..)` is the constant `false`, and no bug is in the program.
+
+#[cfg(feature = "simulation")]
+use std::cell::Cell;
+
+/// Whether this deliberate bug is switched on for this thread.
+#[cfg(feature = "simulation")]
+#[macro_export]
+macro_rules! mutation {
+    ($name:ident) => {
+        $crate::mutation::Mutation::$name.is_on()
+    };
+}
+
+#[cfg(not(feature = "simulation"))]
+#[macro_export]
+macro_rules! mutation {
+    ($name:ident) => {
+        false
+    };
+}
+
+/// Whether mutations are in this build at all.
+pub const COMPILED_IN: bool = cfg!(feature = "simulation");
+
+/// What there is to say about a mutation, beside its doc.
+struct Row {
+    name: &'static str,
+    about: &'static str,
+    source: &'static str,
+    checkers: &'static [&'static str],
+    trigger: &'static [&'static str],
+    members: u64,
+    knobs: &'static [(&'static str, u64)],
+}
+
+const MEMBERS: u64 = 5;
+
+/// The machine loses its power, and with it something that was not synced.
+const POWER: &[&str] = &[
+    "crash",
+    "crash-all",
+    "crash-torn",
+    "crash-prefix",
+    "crash-in-operation",
+    "crash-in-commit",
+    "crash-before-dir-sync",
+];
+
+/// A process ends, and starts again later.
+const RESTARTS: &[&str] = &[
+    "crash",
+    "crash-all",
+    "crash-torn",
+    "crash-prefix",
+    "crash-in-operation",
+    "crash-in-commit",
+    "crash-before-dir-sync",
+    "kill",
+    "restart",
+    "full",
+    "fsync-error",
+    "read-error",
+    "rot-wal",
+    "rot-store",
+];
+
+/// A member is away, or is not heard, for so long that another may lead.
+const ABSENCES: &[&str] = &[
+    "crash",
+    "crash-all",
+    "crash-torn",
+    "crash-prefix",
+    "crash-in-operation",
+    "crash-in-commit",
+    "crash-before-dir-sync",
+    "kill",
+    "restart",
+    "full",
+    "fsync-error",
+    "read-error",
+    "rot-wal",
+    "rot-store",
+    "pause",
+    "slow-start",
+    "slow-disk",
+    "clock-offset",
+    "clock-drift",
+    "clock-jump",
+    "loss",
+    "latency",
+    "reorder",
+    "one-way",
+    "isolate",
+    "split",
+    "bridge",
+    "ring",
+    "clog",
+    "half-open",
+];
+
+macro_rules! mutations {
+    ($($(#[doc = $doc:literal])+ $variant:ident $name:literal {
+        about: $about:expr,
+        source: $source:expr,
+        checkers: $checkers:expr,
+        trigger: $trigger:expr,
+        knobs: $knobs:expr,
+    })+) => {
+        /// One deliberate bug. The doc of each says how it shows.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Mutation {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Mutation {
+            /// All of them, in the order of the kill table.
+            pub const ALL: &[Mutation] = &[$(Mutation::$variant,)+];
+
+            fn row(self) -> &'static Row {
+                match self {
+                    $(Mutation::$variant => &Row {
+                        name: $name,
+                        about: $about,
+                        source: $source,
+                        checkers: &$checkers,
+                        trigger: $trigger,
+                        members: MEMBERS,
+                        knobs: &$knobs,
+                    },)+
+                }
+            }
+        }
+    };
+}
+
+mutations! {
+    // What is durable before it is promised.
+
+    /// A follower acknowledges entries, and a leader counts itself, while the fsync is still under way. A crash in that
+    /// time takes back an acknowledged entry: an acknowledged write is lost when enough members lose it.
+    AckBeforeFsync "ack-before-fsync" {
+        about: "entries are acknowledged before the log's fsync is done",
+        source: "canon 4: etcd #14370; Jepsen with LazyFS",
+        checkers: ["linearizability", "stale_reads", "durability", "leader_completeness", "state_machine_safety",
+            "log_matching", "applied_hash", "hash_kv", "revisions", "process", "panic"],
+        trigger: RESTARTS,
+        knobs: [("fsync_us", 8_000), ("slow_fsync_permille", 100), ("slow_fsync_most_us", 50_000),
+            ("fault_every_ms", 500)],
+    }
+
+    /// One fsync that ends is taken for the end of all writes before it, those appended since it began included (what
+    /// raft-rs's `advance_append` does). Shows like the one above, in a narrower window.
+    FsyncCoversLaterWrites "fsync-covers-later-writes" {
+        about: "the end of an fsync acknowledges what was appended after its beginning",
+        source: "raft-rs: RawNode::advance_append marks every outstanding ready persisted",
+        checkers: ["linearizability", "stale_reads", "durability", "leader_completeness", "state_machine_safety",
+            "log_matching", "applied_hash", "hash_kv", "revisions", "process", "panic"],
+        trigger: RESTARTS,
+        knobs: [("fsync_us", 8_000), ("slow_fsync_permille", 100), ("slow_fsync_most_us", 50_000),
+            ("fault_every_ms", 500)],
+    }
+
+    /// A hard state alone is not synced (etcd's rule of `MustSync` forgotten), and the vote leaves at once. A member
+    /// that crashes before the next entry votes again in the same term: two leaders of one term.
+    VoteNotDurable "vote-not-durable" {
+        about: "a vote is sent before it is durable",
+        source: "canon 3: Raft 5.2 and figure 2; etcd's raft.MustSync",
+        checkers: ["election_safety", "durability", "log_matching", "leader_completeness", "state_machine_safety",
+            "linearizability", "applied_hash", "hash_kv", "panic"],
+        trigger: RESTARTS,
+        knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500)],
+    }
+
+    /// The vote is in the log, and is not read back at boot. As above: two votes in a term, two leaders.
+    VoteForgotten "vote-forgotten" {
+        about: "the vote is not restored when a member starts",
+        source: "canon 3: Raft figure 2, votedFor is persistent state",
+        checkers: ["election_safety", "durability", "log_matching", "leader_completeness", "state_machine_safety",
+            "linearizability", "applied_hash", "hash_kv", "panic"],
+        trigger: RESTARTS,
+        knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500)],
+    }
+
+    /// A failed fsync counts as done, and the log goes on. The kernel has dropped the pages: after a crash acknowledged
+    /// entries are missing, in the middle even, where the log then looks rotten.
+    FsyncErrorIgnored "fsync-error-ignored" {
+        about: "an fsync error of the log is ignored",
+        source: "canon 30: fsyncgate, PostgreSQL 2018; etcd #2819",
+        checkers: ["durability", "linearizability", "stale_reads", "leader_completeness", "state_machine_safety",
+            "log_matching", "applied_hash", "hash_kv", "revisions", "process", "panic"],
+        trigger: &["fsync-error"],
+        knobs: [],
+    }
+
+    /// A write that finds the disk full counts as done. The entry was never written: it is missing after a restart, or
+    /// when a lagging follower asks for it, and what follows it looks rotten.
+    DiskFullIgnored "disk-full-ignored" {
+        about: "a full disk is ignored by the log",
+        source: "canon 30: etcd #2819",
+        checkers: ["durability", "linearizability", "stale_reads", "leader_completeness", "state_machine_safety",
+            "log_matching", "applied_hash", "hash_kv", "revisions", "process", "panic"],
+        trigger: &["full"],
+        knobs: [("segment_bytes", 4_096)],
+    }
+
+    /// A new segment's name is not made durable before records go into it. After a crash the segment is gone, with all
+    /// that was acknowledged in it; the note at the end of the one before gives it away, and the member does not start.
+    SegmentNameNotSynced "segment-name-not-synced" {
+        about: "the log goes on in a segment whose name is not durable",
+        source: "ALICE, OSDI '14: directory entries want their own fsync",
+        checkers: ["process", "durability", "linearizability", "leader_completeness", "applied_hash", "hash_kv"],
+        trigger: POWER,
+        knobs: [("segment_bytes", 4_096)],
+    }
+
+    // What the log makes of damage.
+
+    /// What a crash tore off is taken for rot: a member never starts again after a power cut.
+    TornTailRefused "torn-tail-refused" {
+        about: "a torn tail of the log is refused as damage",
+        source: "canon 29: etcd #5230, #14098",
+        checkers: ["process"],
+        trigger: POWER,
+        knobs: [("fsync_us", 8_000)],
+    }
+
+    /// The marks of what was synced are not heeded: a rotten record, and all that was acknowledged behind it, is cut
+    /// off like a torn tail.
+    RotCutOff "rot-cut-off" {
+        about: "rot in the middle of the log is cut off as a torn tail",
+        source: "canon 29: Protocol-Aware Recovery, FAST '18, section 3.4; etcd #2736",
+        checkers: ["durability", "linearizability", "stale_reads", "leader_completeness", "state_machine_safety",
+            "log_matching", "applied_hash", "hash_kv", "revisions", "process", "panic"],
+        trigger: &["rot-wal"],
+        knobs: [("store_commit_ms", 5_000)],
+    }
+
+    /// Check values are not looked at: a record with a flipped bit, or half of one, is taken as it is.
+    RottedRecordAccepted "rotted-record-accepted" {
+        about: "the check values of the log's records are not verified",
+        source: "canon 31: Jepsen etcd, bitflip-wal",
+        checkers: ["durability", "log_matching", "leader_completeness", "state_machine_safety", "applied_hash",
+            "hash_kv", "linearizability", "stale_reads", "revisions", "process", "panic"],
+        trigger: &["rot-wal", "crash", "crash-all", "crash-torn", "crash-prefix", "crash-in-operation",
+            "crash-in-commit", "crash-before-dir-sync", "fsync-error"],
+        knobs: [],
+    }
+
+    /// The store's pages are not verified when it is opened: a flipped bit in a value is served, on one member only.
+    RottedPageAccepted "rotted-page-accepted" {
+        about: "the check values of the store's pages are not verified at boot",
+        source: "canon 31: TigerBeetle; Jepsen etcd, bitflip-snap",
+        checkers: ["hash_kv", "applied_hash", "linearizability", "stale_reads", "durability", "revisions", "process",
+            "panic"],
+        trigger: &["rot-store"],
+        knobs: [],
+    }
+
+    // What a restart finds.
+
+    /// The consistent index is committed by itself, before the changes that it stands for. A crash between the two
+    /// makes the member skip entries for ever.
+    ConsistentIndexApart "consistent-index-apart" {
+        about: "the consistent index is not in the transaction of its changes",
+        source: "canon 5: etcd #13766, postmortem of v3.5",
+        checkers: ["applied_hash", "hash_kv", "linearizability", "stale_reads", "durability", "revisions", "process",
+            "panic"],
+        trigger: &["crash-in-commit", "crash-in-operation", "full", "fsync-error", "read-error"],
+        knobs: [("store_commit_ms", 100)],
+    }
+
+    /// The consistent index is read one too low at boot, and the last entry is applied a second time.
+    AppliedAgainAfterRestart "applied-again-after-restart" {
+        about: "the entry at the consistent index is applied again after a restart",
+        source: "our own; the mirror image of etcd #13766",
+        checkers: ["applied_hash", "hash_kv", "linearizability", "stale_reads", "durability", "revisions", "process",
+            "panic"],
+        trigger: RESTARTS,
+        knobs: [],
+    }
+
+    /// The commit index is taken from the log alone, which need not sync it: raft-rs finds that more was applied than
+    /// committed, and gives up.
+    CommitNotRaised "commit-not-raised" {
+        about: "the commit index is not raised at boot to what the store has applied",
+        source: "raft-rs: Raft::new refuses applied > commit",
+        checkers: ["panic", "process"],
+        trigger: RESTARTS,
+        knobs: [("store_commit_ms", 100)],
+    }
+
+    /// The boot epoch does not grow. Ids of requests come again, so that an entry of the former life answers a request
+    /// of the next; and the leader drops new requests as repeats.
+    EpochReused "epoch-reused" {
+        about: "the boot epoch is the same in every life",
+        source: "our own; etcd's request ids have a boot time in them for this (pkg/idutil)",
+        checkers: ["linearizability", "stale_reads", "revisions", "progress", "durability"],
+        trigger: RESTARTS,
+        knobs: [],
+    }
+
+    /// The log is released up to what was applied, though the store holds less of it durably: after a crash the entries
+    /// between are nowhere, and the member does not start.
+    LogReleasedTooFar "log-released-too-far" {
+        about: "the log is released beyond what the store holds durably",
+        source: "our own; etcd #14685 is a cousin",
+        checkers: ["process", "durability", "panic"],
+        trigger: RESTARTS,
+        knobs: [("log_slack_entries", 0), ("segment_bytes", 4_096), ("store_commit_ms", 5_000)],
+    }
+
+    /// Members that have not been heard of do not count when the log is released. When they are back, nobody has the
+    /// entries that they lack.
+    LogReleasedForAbsent "log-released-for-absent" {
+        about: "the log is released although an absent member needs it",
+        source: "our own; the reason for etcd's snapshot-catchup-entries",
+        checkers: ["progress", "hash_kv", "applied_hash", "process", "panic"],
+        trigger: ABSENCES,
+        knobs: [("log_slack_entries", 0), ("segment_bytes", 4_096), ("store_commit_ms", 100)],
+    }
+
+    /// An entry whose index the log has already is taken for the same entry, whatever its term, and not written. It is
+    /// right in memory; after a restart the old suffix is back.
+    ConflictingSuffixKept "conflicting-suffix-kept" {
+        about: "the log keeps a conflicting suffix on disk",
+        source: "Raft 5.3: delete the existing entry and all that follow it",
+        checkers: ["log_matching", "leader_completeness", "state_machine_safety", "durability", "applied_hash",
+            "hash_kv", "linearizability", "stale_reads", "process", "panic"],
+        trigger: ABSENCES,
+        knobs: [("fault_every_ms", 500), ("store_commit_ms", 5_000)],
+    }
+
+    // What is committed.
+
+    /// A leader commits entries of former terms by counting copies, before one of its own term: another leader may
+    /// still overwrite them (figure 8). Its messages carry one entry each, or its own entry never comes later than the
+    /// old ones.
+    CommitOfOldTerm "commit-of-old-term" {
+        about: "entries of former terms are committed by counting copies",
+        source: "canon 2: Raft 5.4.2 and figure 8",
+        checkers: ["leader_completeness", "state_machine_safety", "applied_hash", "log_matching", "linearizability",
+            "stale_reads", "durability", "hash_kv", "panic"],
+        trigger: ABSENCES,
+        knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500)],
+    }
+
+    /// One copy less than a majority is enough: a majority of the others never saw what was acknowledged.
+    CommitWithoutMajority "commit-without-majority" {
+        about: "entries are committed with one copy less than a majority",
+        source: "Raft 5.3; an off-by-one in counting",
+        checkers: ["leader_completeness", "state_machine_safety", "applied_hash", "log_matching", "linearizability",
+            "stale_reads", "durability", "hash_kv", "panic"],
+        trigger: ABSENCES,
+        knobs: [],
+    }
+
+    /// raft-rs joins new entries to an empty append that waits at another position, and the receiver's check is off
+    /// too: the follower acknowledges an entry that it does not have.
+    BatchAppend "batch-append" {
+        about: "raft-rs's batch_append is on, and appends are not checked",
+        source: "our own find in raft-rs 0.7",
+        checkers: ["log_matching", "leader_completeness", "state_machine_safety", "applied_hash", "linearizability",
+            "stale_reads", "durability", "hash_kv", "process", "panic"],
+        trigger: ABSENCES,
+        knobs: [],
+    }
+
+    /// A change of the membership is taken before the leader has committed an entry of its own term, or while another
+    /// is under way: two majorities that do not meet. Needs a workload that changes the membership; while there is none
+    /// it stays alive.
+    ConfChangeUnguarded "conf-change-unguarded" {
+        about: "changes of the membership overlap",
+        source: "canon 1: raft-dev, July 2015; raft-rs's pending_conf_index",
+        checkers: ["election_safety", "leader_completeness", "state_machine_safety", "applied_hash", "hash_kv",
+            "linearizability"],
+        trigger: ABSENCES,
+        knobs: [],
+    }
+
+    // Who leads.
+
+    /// Neither pre-vote nor check-quorum: a member that hears nobody and is heard raises the term over and over, and
+    /// deposes every leader. No kind of fault triggers it: the liveness phase itself cuts members off.
+    NoPreVote "no-pre-vote" {
+        about: "there is neither pre-vote nor check-quorum",
+        source: "canon 12: Cloudflare 2020-11-02; thesis 9.6",
+        checkers: ["progress"],
+        trigger: &[],
+        knobs: [],
+    }
+
+    /// Check-quorum is off: a leader that is heard and hears nobody keeps its followers quiet, and commits nothing. No
+    /// kind of fault triggers it: the liveness phase itself cuts members off.
+    NoCheckQuorum "no-check-quorum" {
+        about: "a leader without a quorum stays leader",
+        source: "canon 13: thesis 6.2",
+        checkers: ["progress"],
+        trigger: &[],
+        knobs: [],
+    }
+
+    // Reads.
+
+    /// A new leader answers read index before it has committed in its term: its commit index may be older than what its
+    /// predecessor acknowledged.
+    ReadIndexBeforeOwnCommit "read-index-before-own-commit" {
+        about: "a new leader serves reads before it has committed in its term",
+        source: "canon 9: etcd #7331; thesis 6.4",
+        checkers: ["linearizability", "stale_reads"],
+        trigger: ABSENCES,
+        knobs: [("fault_every_ms", 500)],
+    }
+
+    /// Stock raft-rs 0.7: a `MsgReadIndex` that arrives twice opens its round again, and late acknowledgements of the
+    /// first copy complete it, and every round before it, at a leader that is deposed.
+    StockReadIndex "stock-read-index" {
+        about: "a repeated read index opens its round again",
+        source: "canon 10: etcd #20418, etcd-io/raft #397; unfixed in raft-rs 0.7",
+        checkers: ["linearizability", "stale_reads"],
+        trigger: &["duplicate"],
+        knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500), ("clients", 8)],
+    }
+
+    /// Reads rest on the leader's lease instead of a round: a leader that was paused, cut off, or whose clock is slow
+    /// serves what its successor has overwritten.
+    LeaseReads "lease-reads" {
+        about: "reads are served by lease, without a round",
+        source: "canon 11: thesis 6.4.1; etcd's ReadOnlyLeaseBased",
+        checkers: ["linearizability", "stale_reads"],
+        trigger: ABSENCES,
+        knobs: [("fault_every_ms", 500)],
+    }
+
+    /// A read joins a round that was issued before it arrived, whose index may miss what was acknowledged in between.
+    /// Needs no fault: a write and a read that overlap are enough.
+    ReadJoinsRound "read-joins-round" {
+        about: "a read joins a round already under way",
+        source: "our own; thesis 6.4 step 2",
+        checkers: ["linearizability", "stale_reads"],
+        trigger: &[],
+        knobs: [],
+    }
+
+    /// A read is carried out as soon as it has its index, on a view that has not applied so far yet. Needs no fault:
+    /// apply is always a little late.
+    ReadBeforeApply "read-before-apply" {
+        about: "a read does not wait for apply",
+        source: "our own; thesis 6.4 step 4",
+        checkers: ["linearizability", "stale_reads"],
+        trigger: &[],
+        knobs: [],
+    }
+
+    /// The answer to a round of the member's former life is taken for one of this life, whose sequences are the same.
+    FormerLifeAnswers "former-life-answers" {
+        about: "answers to reads of a former life are accepted",
+        source: "our own; etcd's read contexts are request ids for this",
+        checkers: ["linearizability", "stale_reads"],
+        trigger: RESTARTS,
+        knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500)],
+    }
+
+    /// A round of read index that raft dropped in silence is never issued again: its reads wait for ever.
+    ReadNeverRetried "read-never-retried" {
+        about: "a lost round of read index is not issued again",
+        source: "etcd #9566: read index is dropped in silence while the leader changes",
+        checkers: ["progress"],
+        trigger: ABSENCES,
+        knobs: [],
+    }
+
+    // What clients are told, and what is applied.
+
+    /// A put is answered when it is proposed, as if nothing could happen to it. The revision in the answer is a guess,
+    /// and the write is nowhere yet: it shows without any fault.
+    ReplyBeforeCommit "reply-before-commit" {
+        about: "a client is answered when its put is proposed",
+        source: "our own",
+        checkers: ["linearizability", "stale_reads", "revisions", "durability"],
+        trigger: &[],
+        knobs: [],
+    }
+
+    /// A forwarded proposal that arrives twice is put into the log twice.
+    ProposalTwice "proposal-twice" {
+        about: "a repeated proposal is taken again",
+        source: "our own; a MsgProp carries nothing to know it by",
+        checkers: ["linearizability", "stale_reads", "revisions"],
+        trigger: &["duplicate"],
+        knobs: [],
+    }
+
+    /// Whether a compaction is refused depends on how far the member is with the one before: members compact
+    /// differently, and say so in their hashes. Needs no fault: members are never equally fast.
+    CompactionByMember "compaction-by-member" {
+        about: "a compaction is refused by how busy the member is",
+        source: "canon 25: etcd #18667, replicas that apply the same entry differently",
+        checkers: ["applied_hash", "hash_kv", "revisions", "linearizability"],
+        trigger: &[],
+        knobs: [],
+    }
+}
+
+impl Mutation {
+    /// As on the command line and in scenarios: `ack-before-fsync`.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    pub fn parse(name: &str) -> Option<Mutation> {
+        Mutation::ALL.iter().copied().find(|mutation| mutation.name() == name)
+    }
+
+    /// What is wrong, in one line.
+    pub fn about(self) -> &'static str {
+        self.row().about
+    }
+
+    /// Where it was seen: an issue, a paper, a number of the bug canon.
+    pub fn source(self) -> &'static str {
+        self.row().source
+    }
+
+    /// The checkers whose objection counts as a kill.
+    pub fn checkers(self) -> &'static [&'static str] {
+        self.row().checkers
+    }
+
+    /// The kinds of fault without all of which it survives; empty when it needs none, and the doc says why.
+    pub fn trigger(self) -> &'static [&'static str] {
+        self.row().trigger
+    }
+
+    /// Whether it is the one that is switched on for this thread.
+    #[cfg(feature = "simulation")]
+    pub fn is_on(self) -> bool {
+        ON.get() == Some(self)
+    }
+
+    /// Never, in this build.
+    #[cfg(not(feature = "simulation"))]
+    pub const fn is_on(self) -> bool {
+        false
+    }
+
+    /// The size of the cluster that shows it.
+    pub fn members(self) -> u64 {
+        self.row().members
+    }
+
+    /// Knobs that help it to show, to be set over the drawn ones.
+    pub fn knobs(self) -> &'static [(&'static str, u64)] {
+        self.row().knobs
+    }
+}
+
+#[cfg(feature = "simulation")]
+thread_local! {
+    static ON: Cell<Option<Mutation>> = const { Cell::new(None) };
+}
+
+/// Switches one mutation on for this thread, or all off. Panics where they are not [`COMPILED_IN`]: a run that cannot
+/// have the bug it is asked for must not pass for one that survived it.
+pub fn set(mutation: Option<Mutation>) {
+    assert!(COMPILED_IN || mutation.is_none(), "mutations are not in this build: build it with --features simulation");
+    #[cfg(feature = "simulation")]
+    ON.set(mutation);
+}
