@@ -154,7 +154,7 @@ function buildNamed() {
   $("failure").hidden = run.verdict.word === "ok";
 }
 function showOperation(o) {
-  const margin = Math.max(o.end - o.at, usualDelay * 8);
+  const margin = Math.max(o.end - o.at, run.delay * 8);
   look(o.at - margin, o.end + margin);
   select(o);
 }
@@ -164,7 +164,6 @@ function jump() {
   jumps += 1;
   if (at === 0) look(...run.focus);
   else showOperation(ops[at - 1]);
-  canvas.focus({ preventScroll: true });
 }
 
 const KEYS = {

@@ -24,16 +24,13 @@ for (let i = 0, sent = 0, line = 0; i < run.messages.length; i += 6) {
   const text = run.texts[i / 6] ?? null;
   messages.push({ what: "message", from, to, kind, at: sent, end: took < 0 ? null : sent + took, line, text });
 }
-/** What a lost message would have taken, for its slope. */
-const usualDelay = (() => {
-  const delays = messages.filter((m) => m.end !== null).map((m) => m.end - m.at).sort((a, b) => a - b);
-  return delays.length ? delays[delays.length >> 1] : 1000;
-})();
+/** Without an arrival, and not because the run ended before. */
+const isLost = (m) => m.end === null && m.at + run.delay < run.end;
 
 const lives = run.lives.map(([lane, at, end, why, line]) => ({ what: "life", lane, at, end: end ?? run.end, why, line }));
 const faults = run.faults.map(([at, end, lanes, kind, text, line]) => ({ what: "fault", at, end, lanes, kind, text, line }));
-const operations = run.operations.map(([number, client, lane, at, end, text, outcome, answer, line]) => ({
-  what: "operation", number, client, lane, at, end: end ?? run.end, isOpen: end === null, text, outcome, answer, line,
+const operations = run.operations.map(([number, client, lane, at, end, isOpen, text, outcome, answer, line]) => ({
+  what: "operation", number, client, lane, at, end, isOpen, text, outcome, answer, line,
   mark: named.get(number) ?? null,
 }));
 const states = [];
@@ -74,7 +71,7 @@ function pack(items, most, gap) {
   }
   return Math.max(1, ends.length);
 }
-const faultRows = faults.length ? pack(faults, 6, run.end / 14) : 0;
+const faultRows = faults.length ? pack(faults, 6, run.end / 30) : 0;
 const clients = [...new Set(operations.map((o) => o.client))].sort((a, b) => a - b).map((id) => {
   const own = operations.filter((o) => o.client === id);
   return { id, operations: own, rows: pack(own, 4, 0), isShown: true };
@@ -116,7 +113,7 @@ function describe(item) {
   const line = item.text !== null && item.what === "message" ? item.text : traceLine(item.line);
   switch (item.what) {
     case "message": {
-      const fate = item.end === null ? "lost" : `arrived at ${seconds(item.end)} s, after ${span(item.end - item.at)}`;
+      const fate = isLost(item) ? "lost" : item.end === null ? "on its way at the end" : `arrived at ${seconds(item.end)} s, after ${span(item.end - item.at)}`;
       return [line || `${id(item.from)}->${id(item.to)} ${run.kinds[item.kind]}`, `sent at ${seconds(item.at)} s, ${fate}`];
     }
     case "fault":
@@ -137,7 +134,7 @@ function describe(item) {
 
 // ---- what is in view ------------------------------------------------------------------------------------------------
 
-const GUTTER = 96, AXIS = 26, FAULT_ROW = 19, BAND = 16, SPAN_ROW = 18, CLIENT_GAP = 8, LEAST_SPAN = 40;
+const GUTTER = 96, AXIS = 34, FAULT_ROW = 19, BAND = 16, SPAN_ROW = 18, CLIENT_GAP = 8, LEAST_SPAN = 40;
 const canvas = $("picture"), overview = $("overview"), tip = $("tip");
 const ctx = canvas.getContext("2d");
 const total = Math.max(run.end, 1);
@@ -150,7 +147,7 @@ let targets = [];
 const x = (at) => GUTTER + ((at - view.from) / (view.to - view.from)) * (width - GUTTER);
 const timeAt = (px) => view.from + ((px - GUTTER) / (width - GUTTER)) * (view.to - view.from);
 const pitch = () => Math.max(66, Math.min(104, 400 / lanes.length));
-const laneY = (lane) => AXIS + faultRows * FAULT_ROW + 32 + lane * pitch();
+const laneY = (lane) => AXIS + faultRows * FAULT_ROW + 26 + lane * pitch();
 const clientsY = () => laneY(lanes.length - 1) + BAND + 34;
 
 function look(from, to) {

@@ -35,7 +35,7 @@ function paint() {
 }
 
 /** Text that starts at `px` or at the left edge of the view, cut to what fits between there and `end`. */
-function label(text, px, py, end, paint, font = "11px system-ui, sans-serif") {
+function label(text, px, py, end, paint, font = "11px system-ui, sans-serif", halo = null) {
   const from = Math.max(px, GUTTER + 3), room = end - from;
   if (room < 10 || px > width || end < GUTTER) return 0;
   ctx.font = font;
@@ -44,6 +44,11 @@ function label(text, px, py, end, paint, font = "11px system-ui, sans-serif") {
     fitting = text.slice(0, Math.max(0, Math.floor((text.length * room) / ctx.measureText(text).width) - 1));
     if (fitting.length < Math.min(3, text.length)) return 0;
     fitting += "…";
+  }
+  if (halo) {
+    ctx.strokeStyle = halo;
+    ctx.lineWidth = 3;
+    ctx.strokeText(fitting, from, py);
   }
   ctx.fillStyle = paint;
   ctx.fillText(fitting, from, py);
@@ -58,7 +63,7 @@ function paintPhases() {
   for (const [name, from, to] of phases()) {
     ctx.fillStyle = colour(`phase-${name}`);
     ctx.fillRect(x(from), 0, x(to) - x(from), height);
-    if (run.core !== null || run.rest !== null) label(name, x(from) + 5, 11, x(to), colour("dim"), "600 10px system-ui, sans-serif");
+    if (run.core !== null || run.rest !== null) label(name, x(from) + 4, 13, x(to), colour("dim"), "600 10px system-ui, sans-serif");
   }
   ctx.fillStyle = colour("dim");
   ctx.fillRect(x(total), 0, 1.5, height);
@@ -86,9 +91,9 @@ function ends(m) {
   const down = m.to > m.from ? 1 : -1;
   const fromY = laneY(m.from) + BAND / 2 + (down * BAND) / 2, toY = laneY(m.to) + BAND / 2 - (down * BAND) / 2;
   if (m.end !== null) return [x(m.at), fromY, x(m.end), toY];
-  return [x(m.at), fromY, x(m.at + usualDelay * 0.45), fromY + (toY - fromY) * 0.45];
+  return [x(m.at), fromY, x(m.at + run.delay * 0.45), fromY + (toY - fromY) * 0.45];
 }
-const visibleMessages = () => messages.filter((m) => (m.end ?? m.at + usualDelay) >= view.from && m.at <= view.to && isShown(m));
+const visibleMessages = () => messages.filter((m) => (m.end ?? m.at + run.delay) >= view.from && m.at <= view.to && isShown(m));
 
 function paintMessages() {
   const inView = visibleMessages();
@@ -126,12 +131,12 @@ function addArrow({ lines, heads, crosses }, m, hasHead) {
   const [ax, ay, bx, by] = ends(m);
   lines.moveTo(ax, ay);
   lines.lineTo(bx, by);
-  if (m.end === null) {
+  if (isLost(m)) {
     for (const side of [-1, 1]) {
       crosses.moveTo(bx - 3.5, by - 3.5 * side);
       crosses.lineTo(bx + 3.5, by + 3.5 * side);
     }
-  } else if (hasHead) {
+  } else if (hasHead && m.end !== null) {
     const length = Math.hypot(bx - ax, by - ay) || 1, ux = (bx - ax) / length, uy = (by - ay) / length;
     heads.moveTo(bx, by);
     heads.lineTo(bx - 7 * ux - 3 * uy, by - 7 * uy + 3 * ux);
@@ -222,7 +227,8 @@ function paintCommits(lane, y) {
     }
     ctx.fillStyle = colour("dim");
     ctx.fillRect(px, y + BAND, 1, 4);
-    free = px + 14 + label(`c${state.commit}`, px + 3, y + BAND + 10, px + 60, colour("dim"), "10px system-ui, sans-serif");
+    const text = `c${state.commit}`, font = "10px system-ui, sans-serif";
+    free = px + 14 + label(text, px + 3, y + BAND + 11, px + 60, colour("dim"), font, colour("panel"));
   }
 }
 
@@ -292,7 +298,8 @@ function paintMarks() {
       if (to - from > 200) continue;
       ctx.font = "700 10.5px system-ui, sans-serif";
       const text = `${o.mark}: ${o.text}`, w = ctx.measureText(text).width + 10;
-      const left = Math.min(Math.max(to + 6, GUTTER + 4), width - w - 4);
+      // Beside it, on the side that has room.
+      const left = to + 6 + w < width ? to + 6 : Math.max(GUTTER + 4, from - 8 - w);
       ctx.fillStyle = colour("op-named");
       ctx.fillRect(left, top - 1, w, h + 2);
       ctx.fillStyle = colour("on-op-named");

@@ -55,7 +55,8 @@ pub fn svg(report: &Report, from_us: u64, to_us: u64) -> String {
         .collect();
     let lanes_top = AXIS + faults.len() as f64 * ROW + 18.0;
     let clients_top = lanes_top + (members.len().max(1) - 1) as f64 * PITCH + BAND + 34.0;
-    let mut drawing = Drawing { report, timeline, members, from_us, to_us: to_us.max(from_us + 1), lanes_top, out: String::new() };
+    let mut drawing =
+        Drawing { report, timeline, members, from_us, to_us: to_us.max(from_us + 1), lanes_top, out: String::new() };
 
     let title = match &report.verdict {
         Verdict::Ok => "ok".to_owned(),
@@ -137,7 +138,9 @@ impl Drawing<'_> {
     }
 
     fn rect(&mut self, class: &str, x: f64, y: f64, width: f64, height: f64) {
-        let box_ = format_args!("<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height}\"/>\n");
+        let box_ = format_args!(
+            "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height}\"/>\n"
+        );
         push(&mut self.out, box_);
     }
 
@@ -179,7 +182,8 @@ impl Drawing<'_> {
         let is_own = |state: &&RoleChange| state.member == id;
         let states: Vec<&RoleChange> =
             data::sorted(&timeline.roles, |s| (s.at_us, s.line)).into_iter().filter(is_own).collect();
-        let lives: Vec<&Life> = data::sorted(&timeline.lives, |l| l.from_us).into_iter().filter(|l| l.member == id).collect();
+        let lives: Vec<&Life> =
+            data::sorted(&timeline.lives, |l| l.from_us).into_iter().filter(|l| l.member == id).collect();
         self.text("s", 12.0, y + 11.5, GUTTER, &format!("member {id}"));
         for (nth, life) in lives.iter().enumerate() {
             let end_us = life.to_us.unwrap_or(timeline.end_us);
@@ -233,7 +237,13 @@ impl Drawing<'_> {
             let Some(state) = state else { continue };
             let long = format!("{role}, term {}", state.term);
             let is_wide = to - from > long.len() as f64 * CHARACTER + 10.0;
-            self.text(ink, from + 5.0, y + 11.0, to - from - 6.0, &if is_wide { long } else { format!("t{}", state.term) });
+            self.text(
+                ink,
+                from + 5.0,
+                y + 11.0,
+                to - from - 6.0,
+                &if is_wide { long } else { format!("t{}", state.term) },
+            );
         }
     }
 
@@ -253,14 +263,15 @@ impl Drawing<'_> {
     /// Returns how many there was no room for.
     fn arrows(&mut self) -> usize {
         let all = data::sorted(&self.timeline.messages, |arrow: &Arrow| (arrow.sent_us, arrow.line));
-        let touches = |arrow: &&Arrow| arrow.sent_us <= self.to_us && arrow.arrived_us.unwrap_or(arrow.sent_us) >= self.from_us;
+        let touches =
+            |arrow: &&Arrow| arrow.sent_us <= self.to_us && arrow.arrived_us.unwrap_or(arrow.sent_us) >= self.from_us;
         let inside: Vec<&Arrow> = all.into_iter().filter(touches).collect();
         let mut chosen = inside.clone();
         if chosen.len() > ARROWS {
             chosen.retain(|arrow| class(arrow.kind) != "beat");
         }
         let every = chosen.len().div_ceil(ARROWS).max(1);
-        let usual_us = (self.to_us - self.from_us) / 60;
+        let usual_us = data::usual_delay_us(self.timeline);
         let mut paths: BTreeMap<&'static str, String> = BTreeMap::new();
         let mut drawn = 0;
         for arrow in chosen.iter().step_by(every) {
@@ -274,10 +285,13 @@ impl Drawing<'_> {
                 // A lost one gives up on the way.
                 None => (self.x(arrow.sent_us + usual_us), from_y + (to_y - from_y) * 0.4),
             };
-            if arrow.arrived_us.is_none() {
+            if arrow.arrived_us.is_none() && arrow.sent_us + usual_us < self.timeline.end_us {
                 let cross = paths.entry("lost").or_default();
                 let (left, right, top, low) = (bx - 3.0, bx + 3.0, by - 3.0, by + 3.0);
-                push(cross, format_args!("M{left:.0} {top:.0}L{right:.0} {low:.0}M{left:.0} {low:.0}L{right:.0} {top:.0}"));
+                push(
+                    cross,
+                    format_args!("M{left:.0} {top:.0}L{right:.0} {low:.0}M{left:.0} {low:.0}L{right:.0} {top:.0}"),
+                );
             }
             let path = paths.entry(class(arrow.kind)).or_default();
             push(path, format_args!("M{ax:.1} {from_y:.0}L{bx:.1} {by:.0}"));
@@ -297,7 +311,8 @@ impl Drawing<'_> {
 
     /// Spans below the lanes, a group a client; returns where they end.
     fn clients(&mut self, top: f64) -> f64 {
-        let touches = |span: &&Span| span.from_us <= self.to_us && span.to_us.unwrap_or(self.timeline.end_us) >= self.from_us;
+        let ends = data::ends(self.timeline);
+        let touches = |span: &&Span| span.from_us <= self.to_us && ends[&span.number] >= self.from_us;
         let spans = data::sorted(&self.timeline.operations, |span: &Span| (span.from_us, span.number));
         let mut spans: Vec<&Span> = spans.into_iter().filter(touches).collect();
         // What the verdict names is drawn, whatever else there is no room for.
@@ -314,19 +329,19 @@ impl Drawing<'_> {
                 client = Some(span.client);
                 self.text("s", 12.0, y + 10.5, GUTTER, &format!("client {}", span.client));
             }
-            let end_us = span.to_us.unwrap_or(self.timeline.end_us);
+            let end_us = ends[&span.number];
             let row = rows.iter().position(|end| *end <= span.from_us).unwrap_or(rows.len());
             if row == rows.len() {
                 rows.push(0);
             }
             rows[row] = end_us;
-            self.span(span, y + row as f64 * ROW);
+            self.span(span, end_us, y + row as f64 * ROW);
         }
         y + rows.len() as f64 * ROW
     }
 
-    fn span(&mut self, span: &Span, y: f64) {
-        let (from, to) = (self.x(span.from_us), self.x(span.to_us.unwrap_or(self.timeline.end_us)));
+    fn span(&mut self, span: &Span, end_us: u64, y: f64) {
+        let (from, to) = (self.x(span.from_us), self.x(end_us));
         let mark = mark(self.report, span);
         let class = match data::outcome_word(span.outcome.as_ref()) {
             _ if mark.is_some() => "named",

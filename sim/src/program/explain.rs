@@ -35,7 +35,10 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
     let (_, (html, svg, text)) = play_with(source, Options::default(), keep, false, |report| {
         (
             html.then(|| explain::html(&name, report)),
-            svg.then(|| explain::svg(report, 0, report.simulated_us)),
+            svg.then(|| {
+                let (from_us, to_us) = explain::focus(report);
+                explain::svg(report, from_us, to_us)
+            }),
             text.then(|| explain::text(report)),
         )
     });

@@ -164,9 +164,7 @@ impl Run {
         self.role(leader, at_us, "StatePreCandidate", term - 1, self.commit);
         self.role(leader, at_us + 6 * MS, "StateCandidate", term, self.commit);
         self.role(leader, at_us + 12 * MS, "StateLeader", term, self.commit);
-        for (delay_us, ask, answer) in
-            [(0, "MsgPreVote", "MsgPreVoteResp"), (6 * MS, "MsgVote", "MsgVoteResp")]
-        {
+        for (delay_us, ask, answer) in [(0, "MsgPreVote", "MsgPreVoteResp"), (6 * MS, "MsgVote", "MsgVoteResp")] {
             for to in others {
                 let rest = format!("Term:{term} Log:{}/{}", term - 1, self.commit);
                 if let Some(arrived_us) = self.send(leader, *to, at_us + delay_us, ask, &rest) {
@@ -188,7 +186,9 @@ impl Run {
             };
             let rest = match is_beat {
                 true => format!("Term:{term} Commit:{}", self.commit),
-                false => format!("Term:{term} Log:{term}/{0} Commit:{0} Entries:[{term}/{index} put k={index}]", self.commit),
+                false => {
+                    format!("Term:{term} Log:{term}/{0} Commit:{0} Entries:[{term}/{index} put k={index}]", self.commit)
+                }
             };
             if let Some(arrived_us) = self.send(leader, *to, at_us, kind, &rest) {
                 self.send(*to, leader, arrived_us + 700, answer, &format!("Term:{term} Index:{index}"));
@@ -239,13 +239,25 @@ impl Run {
 
     fn refused(&mut self, client: u64, member: u64, from_us: u64, to_us: u64) {
         let operation = Operation::Delete { key: "m".into() };
-        self.span(client, member, from_us, to_us, operation, Outcome::Refused { error: "etcdserver: no leader".into() });
+        self.span(
+            client,
+            member,
+            from_us,
+            to_us,
+            operation,
+            Outcome::Refused { error: "etcdserver: no leader".into() },
+        );
     }
 
     fn finish(mut self, place: &'static str, story: &str, named: &[u64]) -> Report {
         number_lines(&mut self.timeline);
         let (checker, story) = ("linearizability", story.to_owned());
-        let verdict = timeline::Verdict { checker: checker.into(), place: place.into(), story: story.clone(), operations: named.into() };
+        let verdict = timeline::Verdict {
+            checker: checker.into(),
+            place: place.into(),
+            story: story.clone(),
+            operations: named.into(),
+        };
         self.timeline.verdict = Some(verdict);
         let knobs = Knobs::plain(self.timeline.members, self.timeline.end_us / MS);
         let head = vec!["A run that no world made.".to_owned(), "It shows what a picture shows.".to_owned()];
@@ -260,6 +272,7 @@ impl Run {
             messages: self.timeline.messages.len() as u64,
             faults: self.timeline.faults.iter().map(|fault| (fault.kind, 1)).collect(),
             refused: BTreeMap::new(),
+            notes: Vec::new(),
             work: BTreeMap::from([("registers".to_owned(), self.timeline.operations.len() as u64)]),
             acknowledged: self.timeline.operations.len() as u64 / 2,
             marks: BTreeMap::new(),
@@ -267,7 +280,15 @@ impl Run {
             trace_tail: String::new(),
             trace: None,
             timeline: Some(self.timeline),
-            scenario: Scenario { head, knobs, mutation, expect, events: Vec::new(), exceptions: Vec::new() },
+            scenario: Scenario {
+                head,
+                knobs,
+                mutation,
+                expect,
+                trace: None,
+                events: Vec::new(),
+                exceptions: Vec::new(),
+            },
         }
     }
 }
