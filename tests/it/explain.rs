@@ -1,4 +1,5 @@
-//! The pictures of a run: whether they stand by themselves, hold everything, and let nothing that a run says break out.
+//! The pictures of a run: whether they stand by themselves, hold everything, and let nothing that a run says break
+//! out.
 //!
 //! What they look like is for eyes. The reports are made up ([`fabricated`]): these tests are about pictures, not worlds.
 

@@ -1,4 +1,5 @@
-//! The data of the picture as JSON, compact: columns of numbers, differences instead of times, and the trace's lines once.
+//! The data of the picture as JSON, compact: columns of numbers, differences instead of times, and each line of the
+//! trace once.
 //!
 //! `model.js` reads it. Lanes are places in `members`; `null` is "to the end" or "not reached".
 //!

@@ -1,8 +1,8 @@
 //! A stretch of a run as a still picture, for a page of documentation.
 //!
-//! It stands by itself: its own background, its colours for a light and a dark page, text as text, nothing loaded. It is
-//! kept small, so where there are too many arrows, heartbeats go first and then every so-manieth of the others; the last
-//! line of the picture says how many are missing.
+//! It stands by itself: its own background, its colours for a light and a dark page, text as text, nothing loaded. It
+//! is kept small, so where there are too many arrows, heartbeats go first and then every so-manieth of the others; the
+//! last line of the picture says how many are missing.
 
 use std::collections::BTreeMap;
 
@@ -29,18 +29,18 @@ const STYLE: &str = "
 text{font:11px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:#1c2330}
 .b{fill:#fff;stroke:#d9dce3}.d,.d text{fill:#667085}.g{stroke:#e9ebef}.r{stroke:#c9ced8}.s{font-weight:600}
 .h{font-weight:700;font-size:13px}.leader{fill:#3850c7}.candidate{fill:#e08a1e}.follower{fill:#ccd4e3}
-.tl{fill:#fff;font-weight:600}.tc,.tf{fill:#2c3850;font-weight:600}.x{stroke:#b3392f;fill:none}.tx{fill:#b3392f;font-weight:600}
-.p{fill:#e3e1dc}.f{fill:#9c3587}.tb{fill:#6d1f5d}.fs{fill:#f4e3f0}
-.m{fill:none;stroke-width:1.2}.app{stroke:#2470cf}.resp{stroke:#6fa3e3}.beat{stroke:#9aa2b0}.vote{stroke:#cf6a12}
-.read{stroke:#0f8a80}.other{stroke:#7a6a53}.lost{stroke:#d22f3d;stroke-width:1.6;fill:none}
-.done{fill:#cbe7d2}.rd{fill:#cde6f0}.refused{fill:#e4e5e9}.unknown{fill:#f6e3b0}.named{fill:#c9202f}.tn{fill:#fff;font-weight:600}
-.link{stroke:#c9202f;stroke-dasharray:3 3;fill:none}
-@media(prefers-color-scheme:dark){
-text{fill:#e4e7ee}.b{fill:#191d25;stroke:#2d333f}.d,.d text{fill:#929bad}.g{stroke:#252a34}.r{stroke:#3d4554}
-.leader{fill:#6d84f5}.follower{fill:#343d50}.tl{fill:#0b1030}.tc{fill:#261700}.tf{fill:#b9c4da}.x{stroke:#f0766a}.tx{fill:#f0766a}
-.p{fill:#4b4f57}.f{fill:#cf6fbb}.tb{fill:#efb5e2}.fs{fill:#38233a}
-.app{stroke:#5a9df0}.resp{stroke:#3d6fae}.beat{stroke:#667080}.vote{stroke:#ef9440}.read{stroke:#35b9ad}.lost{stroke:#ff6470}
-.done{fill:#1f4a2f}.rd{fill:#1b4354}.refused{fill:#2f343e}.unknown{fill:#54430f}.named{fill:#e23a49}.tn{fill:#fff}.link{stroke:#e23a49}}
+.tl{fill:#fff;font-weight:600}.tc,.tf{fill:#2c3850;font-weight:600}.x{stroke:#b3392f;fill:none}
+.tx{fill:#b3392f;font-weight:600}.p{fill:#e3e1dc}.f{fill:#9c3587}.tb{fill:#6d1f5d}.fs{fill:#f4e3f0}
+.m{fill:none;stroke-width:1.2}.app{stroke:#2470cf}.resp{stroke:#6fa3e3}.beat{stroke:#9aa2b0}
+.vote{stroke:#cf6a12}.read{stroke:#0f8a80}.other{stroke:#7a6a53}.lost{stroke:#d22f3d;stroke-width:1.6;fill:none}
+.done{fill:#cbe7d2}.rd{fill:#cde6f0}.refused{fill:#e4e5e9}.unknown{fill:#f6e3b0}.named{fill:#c9202f}
+.tn{fill:#fff;font-weight:600}.link{stroke:#c9202f;stroke-dasharray:3 3;fill:none}
+@media(prefers-color-scheme:dark){text{fill:#e4e7ee}.b{fill:#191d25;stroke:#2d333f}.d,.d text{fill:#929bad}
+.g{stroke:#252a34}.r{stroke:#3d4554}.leader{fill:#6d84f5}.follower{fill:#343d50}.tl{fill:#0b1030}
+.tc{fill:#261700}.tf{fill:#b9c4da}.x{stroke:#f0766a}.tx{fill:#f0766a}.p{fill:#4b4f57}.f{fill:#cf6fbb}
+.tb{fill:#efb5e2}.fs{fill:#38233a}.app{stroke:#5a9df0}.resp{stroke:#3d6fae}.beat{stroke:#667080}
+.vote{stroke:#ef9440}.read{stroke:#35b9ad}.lost{stroke:#ff6470}.done{fill:#1f4a2f}.rd{fill:#1b4354}
+.refused{fill:#2f343e}.unknown{fill:#54430f}.named{fill:#e23a49}.tn{fill:#fff}.link{stroke:#e23a49}}
 ";
 
 /// What `from_us` to `to_us` looked like, as one SVG document.
@@ -91,8 +91,9 @@ pub fn svg(report: &Report, from_us: u64, to_us: u64) -> String {
     };
     let (title, frame) = (escape(&title), WIDTH - 1.0);
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
-         role=\"img\" aria-labelledby=\"title desc\">\n<title id=\"title\">{title}</title>\n<desc id=\"desc\">{story}</desc>\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
+         height=\"{height}\" role=\"img\" aria-labelledby=\"title desc\">\n\
+         <title id=\"title\">{title}</title>\n<desc id=\"desc\">{story}</desc>\n\
          <style>{STYLE}</style>\n<rect class=\"b\" x=\".5\" y=\".5\" width=\"{frame}\" height=\"{}\" rx=\"6\"/>\n\
          {axis}{above}{below}{note}</svg>\n",
         height - 1.0

@@ -39,8 +39,8 @@ pub fn small() -> Report {
     run.get(3, 1, 3_210 * MS, 3_214 * MS, "k", "1.1");
     run.refused(4, 4, 1_000 * MS, 1_120 * MS);
     run.timeline.core_us = Some(3_300 * MS);
-    let story = "client 3 read k=1.1 from member 1 at 3.210000, after client 1's put of k=1.2 had been done at 2.712000: \
-                 operation 6 does not see operation 4, and no order of the operations on k explains both.";
+    let story = "client 3 read k=1.1 from member 1 at 3.210000, after client 1's put of k=1.2 had been done at \
+                 2.712000: operation 6 does not see operation 4, and no order of the operations on k explains both.";
     run.finish("stale read", story, &[4, 6])
 }
 
