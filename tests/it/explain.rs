@@ -1,7 +1,8 @@
 //! The pictures of a run: whether they stand by themselves, hold everything, and let nothing that a run says break
 //! out.
 //!
-//! What they look like is for eyes. The reports are made up ([`fabricated`]): these tests are about pictures, not worlds.
+//! What they look like is for eyes. The reports are made up ([`fabricated`]): these tests are about pictures, not
+//! worlds.
 
 #[path = "explain/fabricated.rs"]
 mod fabricated;

@@ -5,6 +5,8 @@
 function itemAt(px, py) {
   if (px < GUTTER) return null;
   const hit = targets.findLast((t) => px >= t.from && px <= t.to && py >= t.top && py <= t.bottom);
+  // Of a band the state at that very time: its commit index has moved on since the band began.
+  if (hit?.item.what === "state") return lanes[hit.item.lane].states.findLast((s) => s.at <= timeAt(px)) ?? hit.item;
   if (hit) return hit.item;
   let best = null,
     least = 7;
@@ -94,9 +96,8 @@ function goToLine(n) {
 function status() {
   const inView = visibleMessages().length,
     hidden = messages.length - messages.filter(isShown).length;
-  const parts = [
-    `${seconds(Math.max(0, view.from), 3)} s to ${seconds(Math.min(total, view.to), 3)} s (${span(view.to - view.from)})`,
-  ];
+  const [from, to] = [Math.max(0, view.from), Math.min(total, view.to)];
+  const parts = [`${seconds(from, 3)} s to ${seconds(to, 3)} s (${span(view.to - view.from)})`];
   parts.push(`${inView.toLocaleString("en")} messages in view`);
   if (hidden) parts.push(`${hidden.toLocaleString("en")} hidden by the filters`);
   if (thinned > 1) parts.push("crowded arrows are drawn as one: zoom in to see each");

@@ -4,8 +4,8 @@
  * paint.js    draws what is in view
  * explain.js  pointing, selecting, filters, keys; starts it all
  *
- * The three are one script, in one function. Everything comes from the JSON in #run (written by data.rs, which says what
- * each number means). Nothing is loaded, and no text of the run ever becomes markup: it goes into `textContent` or onto
+ * The three are one script, in one function. Everything comes from the JSON in #run (written by data.rs, which says
+ * what each number means). Nothing is loaded, and no text of the run ever becomes markup: it goes into `textContent` or onto
  * a canvas. Colours live in explain.css. Times are virtual microseconds. */
 "use strict";
 
@@ -189,11 +189,10 @@ function describe(item) {
       const end = item.why ? `until ${seconds(item.end)} s: ${item.why}` : "to the end";
       return [`member ${id(item.lane)} ran from ${seconds(item.at)} s ${end}`, line];
     }
-    default:
-      return [
-        `member ${id(item.lane)}: ${roleName(item.role)}, term ${item.term}, commit ${item.commit}, applied ${item.applied}`,
-        line,
-      ];
+    default: {
+      const indexes = `commit ${item.commit}, applied ${item.applied}`;
+      return [`member ${id(item.lane)}: ${roleName(item.role)}, term ${item.term}, ${indexes}`, line];
+    }
   }
 }
 

@@ -200,7 +200,8 @@ function paintLane(lane, index) {
     ctx.fillStyle = colour("pause");
     ctx.fillRect(from, y, w, BAND);
     hatch(from, y, w, BAND, colour("pause-stripe"));
-    label("paused", from + 5, y + 12, Math.min(from + w, width), colour("ink"), "600 10.5px system-ui, sans-serif");
+    const end = w > 54 ? Math.min(from + w, width) : 0;
+    label("paused", from + 5, y + 12, end, colour("ink"), "600 10.5px system-ui, sans-serif", colour("pause"));
   }
   paintDeath(lane, y);
   paintCommits(lane, y);

@@ -200,7 +200,9 @@ impl Drawing<'_> {
             self.path("x", &format!("M{from:.1} {:.1}H{to:.1}", y + BAND - 1.0));
             let (left, right, top, low) = (from - 4.0, from + 4.0, y + 3.5, y + 11.5);
             let cross = format!("M{left:.1} {top:.1}L{right:.1} {low:.1}M{left:.1} {low:.1}L{right:.1} {top:.1}");
-            self.path("lost", &cross);
+            if self.is_inside(end_us) {
+                self.path("lost", &cross);
+            }
             self.text("tx", from + 8.0, y + 11.0, to - from - 10.0, &format!("down: {}", life.ended_by));
         }
         for pause in timeline.faults.iter().filter(|fault| fault.kind == "pause" && fault.members.contains(&id)) {
