@@ -247,7 +247,7 @@ function paintCommits(lane, y) {
     if (state.commit === last) continue;
     last = state.commit;
     const px = x(state.at);
-    if (px < free || px < GUTTER - 60 || px > width) {
+    if (px < free || px < GUTTER || px > width) {
       if (px >= free) free = px + 46;
       continue;
     }
@@ -308,6 +308,11 @@ function paintClients() {
       const name = o.mark ? "named" : o.outcome;
       ctx.fillStyle = colour(`op-${name}`);
       ctx.fillRect(from, top, to - from - (to - from > 4 ? 1 : 0), h);
+      // An edge, so that short ones can be seen.
+      ctx.globalAlpha = 0.5;
+      ctx.fillStyle = colour(`on-op-${name}`);
+      ctx.fillRect(from, top, 1.5, h);
+      ctx.globalAlpha = 1;
       if (o.outcome === "unknown" && to - from > 6) hatch(from, top, to - from - 1, h, colour("op-unknown-stripe"));
       const text = `${o.text}${o.answer ? ` → ${o.answer}` : ""}`;
       label(
