@@ -38,6 +38,7 @@ pub mod election_safety;
 pub mod hash_kv;
 pub mod invariant_sum;
 pub mod leader_completeness;
+pub mod linearizability;
 pub mod log_matching;
 pub mod mirror;
 pub mod progress;
@@ -117,8 +118,7 @@ pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
         Box::new(hash_kv::HashKvAtRest::new()),
         Box::new(invariant_sum::InvariantSum::default()),
         Box::new(stale_reads::StaleReads::new()),
-        Box::new(invariant_sum::InvariantSum::default()),
-        // linearizability comes here
+        Box::new(linearizability::Linearizability::default()),
         Box::new(progress::Progress::new(members, knobs.core_ms)),
     ]
 }
