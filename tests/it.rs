@@ -26,6 +26,8 @@ mod differential;
 mod disk_contract;
 #[path = "it/durability.rs"]
 mod durability;
+#[path = "it/explain.rs"]
+mod explain;
 #[path = "it/faults.rs"]
 mod faults;
 #[path = "it/hostile_peers.rs"]
