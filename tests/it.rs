@@ -41,6 +41,8 @@ mod peer_codec;
 #[cfg(feature = "server")]
 #[path = "it/peer_oracle.rs"]
 mod peer_oracle;
+#[path = "it/linearizability.rs"]
+mod linearizability;
 #[path = "it/processes.rs"]
 mod processes;
 #[path = "it/wal.rs"]

@@ -15,6 +15,7 @@
 //! the same hash at rest                      hash_kv.rs              etcd's corruption check
 //! nothing acknowledged is lost               durability.rs           etcd #14370
 //! reads are not stale, or made up            stale_reads.rs          etcd #20418, thesis 6.4
+//! one order of all operations                linearizability/        Herlihy and Wing; Wing and Gong; Lowe
 //! progress                                   progress.rs             Cloudflare 2020
 //! ```
 //!
@@ -36,6 +37,7 @@ pub mod durability;
 pub mod election_safety;
 pub mod hash_kv;
 pub mod leader_completeness;
+pub mod linearizability;
 pub mod log_matching;
 pub mod mirror;
 pub mod progress;
@@ -114,7 +116,7 @@ pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
         Box::new(applied_hash::AppliedHash::new(members)),
         Box::new(hash_kv::HashKvAtRest::new()),
         Box::new(stale_reads::StaleReads::new()),
-        // linearizability comes here
+        Box::new(linearizability::Linearizability::default()),
         Box::new(progress::Progress::new(members, knobs.core_ms)),
     ]
 }
