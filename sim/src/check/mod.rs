@@ -16,6 +16,7 @@
 //! nothing acknowledged is lost               durability.rs           etcd #14370
 //! reads are not stale, or made up            stale_reads.rs          etcd #20418, thesis 6.4
 //! one order of all operations                linearizability/        Herlihy and Wing; Wing and Gong; Lowe
+//! transfers keep the sum                     invariant_sum.rs        the bank of Jepsen's tests
 //! progress                                   progress.rs             Cloudflare 2020
 //! ```
 //!
@@ -36,6 +37,7 @@ pub mod digest;
 pub mod durability;
 pub mod election_safety;
 pub mod hash_kv;
+pub mod invariant_sum;
 pub mod leader_completeness;
 pub mod linearizability;
 pub mod log_matching;
@@ -115,8 +117,11 @@ pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
         Box::new(revisions::Revisions::new()),
         Box::new(applied_hash::AppliedHash::new(members)),
         Box::new(hash_kv::HashKvAtRest::new()),
+        Box::new(invariant_sum::InvariantSum::default()),
         Box::new(stale_reads::StaleReads::new()),
         Box::new(linearizability::Linearizability::default()),
+        Box::new(invariant_sum::InvariantSum::default()),
+        // linearizability comes here
         Box::new(progress::Progress::new(members, knobs.core_ms)),
     ]
 }
