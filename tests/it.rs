@@ -43,6 +43,8 @@ mod peer_codec;
 #[cfg(feature = "server")]
 #[path = "it/peer_oracle.rs"]
 mod peer_oracle;
+#[path = "it/linearizability.rs"]
+mod linearizability;
 #[path = "it/processes.rs"]
 mod processes;
 #[path = "it/rot.rs"]
