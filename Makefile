@@ -59,7 +59,7 @@ sim-test: sim-build ## what CI runs of the simulator: fixed and fresh seeds, det
 	$(SIM) swarm --seeds 1..60
 	first=$$(printf '%d' "0x$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 1000)") && \
 		$(SIM) swarm --seeds $$first..$$((first + 59))
-	$(SIM) check --seeds 1..6 --until 20s
+	$(SIM) check --seeds 1..10 --until 30s
 	$(SIM) mutants --id ack-before-fsync,stock-read-index
 
 chaos: sim-build ## run a swarm: make chaos SEEDS=1..500 (ARGS="--save failures")

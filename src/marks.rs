@@ -27,7 +27,7 @@ macro_rules! sometimes {
 #[cfg(not(feature = "simulation"))]
 #[macro_export]
 macro_rules! sometimes {
-    ($name:literal) => {};
+    ($name:literal) => {{}};
     ($condition:expr, $name:literal) => {
         if false {
             let _: bool = $condition;

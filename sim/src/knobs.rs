@@ -104,6 +104,10 @@ impl Profile {
     }
 }
 
+/// What a core needs to get on, whatever the weather was before, and what all need to come to rest. A phase that is
+/// shorter says nothing about the product.
+const LEAST_PHASE_MS: u64 = 10_000;
+
 impl Knobs {
     /// Fine weather, and short: what a scenario has where its head says nothing.
     pub fn plain(members: u64, until_ms: u64) -> Knobs {
@@ -141,7 +145,13 @@ impl Knobs {
     pub fn draw(seed: u64, members: u64, until_ms: u64, profile: Profile) -> Knobs {
         let mut random = Random::new(seed, Purpose::Knobs);
         let r = &mut random;
-        let plain = Knobs::plain(members, until_ms);
+        let phase_ms = (until_ms / 6).max(LEAST_PHASE_MS).min(until_ms / 3);
+        let plain = Knobs {
+            safety_ms: until_ms - 2 * phase_ms,
+            core_ms: phase_ms,
+            rest_ms: phase_ms,
+            ..Knobs::plain(members, until_ms)
+        };
         let drawn = Knobs {
             clients: r.between(3, 8),
             delay_us: *r.pick(&[50, 200, 1_000, 5_000]),

@@ -20,13 +20,13 @@ const REFUSALS: &[(&str, &str)] = &[
     ("run --seed 7 8", "unexpected argument '8' found"),
     ("run --seed 7 --members 0", "0 is not in 1..=9"),
     ("run --seed 7 --members 10", "10 is not in 1..=9"),
-    ("run --seed 7 --until 60", "a time is like 60s, 1.5s or 1500ms"),
-    ("run --seed 7 --until 1s", "a run has 3s at least and 86400s at most"),
+    ("run --seed 7 --until 60", "a time is like 60s or 90.5s"),
+    ("run --seed 7 --until 6s", "a run has 30s at least (10s with faults, 10s for a core alone, 10s for all to rest)"),
     ("run --seed 7 --until 99999999999999999s", "a time is like"),
     ("run --seed 7 --profile wild", "there are swarm, calm and lite"),
     ("run --seed 7 --without frost", "the kinds of fault are "),
     ("run --seed 7 --mutation frog", "the deliberate bugs are ack-before-fsync, "),
-    ("run --seed 7 --until 3s --trace $DIR/none/a", "cannot write the trace to $DIR/none/a: "),
+    ("run --seed 7 --until 30s --trace $DIR/none/a", "cannot write the trace to $DIR/none/a: "),
     ("swarm", "required arguments were not provided: --seeds <A..B>"),
     ("swarm --seeds 5..1", "the range ends before it begins: 1..5 would do"),
     ("swarm --seeds x", "\"x\" is not a seed: a range is like 1..500"),
@@ -89,7 +89,7 @@ fn help_is_a_result() {
 fn a_run_is_its_trace() {
     let folder = folder();
     let trace = folder.path().join("7.trace");
-    let words = "run --seed 7 --members 3 --until 6s --profile lite";
+    let words = "run --seed 7 --members 3 --until 30s --profile lite";
     let text = program(&format!("{words} --trace {}", trace.display()));
     assert_eq!(text.code, 0, "{text:?}");
     let hash = sha256(&trace);
@@ -111,18 +111,18 @@ fn a_run_is_its_trace() {
     assert!(row["ops"].as_u64() > Some(0), "{row}");
     assert!(row["faults"].is_object(), "{row}");
 
-    let other = program("run --seed 8 --members 3 --until 6s --profile lite --json");
+    let other = program("run --seed 8 --members 3 --until 30s --profile lite --json");
     assert_ne!(self::row(other.out.trim_end())["trace_hash"], hash.as_str());
 }
 
 #[test]
 fn a_swarm_answers_for_every_seed_in_order() {
-    let words = "swarm --seeds 3..8 --members 3 --until 6s --profile lite --jobs 2";
+    let words = "swarm --seeds 3..8 --members 3 --until 30s --profile lite --jobs 2";
     let json = program(&format!("{words} --json"));
     assert_eq!(json.code, 0, "{json:?}");
     let seeds: Vec<u64> = json.out.lines().map(|line| row(line)["seed"].as_u64().expect("a seed")).collect();
     assert_eq!(seeds, [3, 4, 5, 6, 7, 8]);
-    let alone = program("run --seed 5 --members 3 --until 6s --profile lite --json");
+    let alone = program("run --seed 5 --members 3 --until 30s --profile lite --json");
     assert_eq!(json.out.lines().nth(2), Some(alone.out.trim_end()));
 
     let text = program(words);
@@ -131,7 +131,7 @@ fn a_swarm_answers_for_every_seed_in_order() {
         assert!(text.out.contains(part), "{part}: {}", text.out);
     }
 
-    let brief = program("swarm --seeds 1..1000000 --members 3 --until 6s --profile calm --budget 1s");
+    let brief = program("swarm --seeds 1..1000000 --members 3 --until 30s --profile calm --budget 1s");
     assert_eq!(brief.code, 0, "{brief:?}");
     assert!(brief.out.contains(" of 1000000 seeds were run, then the time was up\n"), "{brief:?}");
 }
@@ -142,7 +142,7 @@ fn a_record_replays_without_its_seed() {
     let at = |name: &str| folder.path().join(name);
     let (record, trace) = (at("run.scenario"), at("run.trace"));
     let run = program(&format!(
-        "run --seed 11 --members 3 --until 6s --record {} --trace {}",
+        "run --seed 11 --members 3 --until 30s --record {} --trace {}",
         record.display(),
         trace.display()
     ));
@@ -178,7 +178,7 @@ fn a_record_replays_without_its_seed() {
 
 #[test]
 fn the_same_seed_is_the_same_run() {
-    let check = program("check --seeds 1..3 --members 3 --until 6s");
+    let check = program("check --seeds 1..3 --members 3 --until 30s");
     assert_eq!(check.code, 0, "{check:?}");
     assert_eq!(check.out, "seeds 1..3: the same traces (twice here)\n");
 }
@@ -210,7 +210,7 @@ fn a_failure_is_saved_and_shrunk() {
     let folder = folder();
     let dir = folder.path().display();
     let swarm = program(&format!(
-        "swarm --seeds 1..3 --members 3 --until 6s --profile calm --mutation reply-before-commit --save {dir}"
+        "swarm --seeds 1..3 --members 3 --until 30s --profile calm --mutation reply-before-commit --save {dir}"
     ));
     assert_eq!(swarm.code, 1, "{swarm:?}");
     let seed =
@@ -242,7 +242,7 @@ fn nobody_may_read_on() {
             Ok(())
         }
     }
-    let words = "swarm --seeds 1..3 --members 3 --until 3s --profile calm --json".split(' ');
+    let words = "swarm --seeds 1..3 --members 3 --until 30s --profile calm --json".split(' ');
     let mut err = Vec::new();
     assert_eq!(main_with(words, &mut Closed, &mut err), 1);
     assert_eq!(String::from_utf8_lossy(&err), "");

@@ -4,7 +4,7 @@
 //! when it survives the same seeds once the faults that trigger it are switched off. So it was found for the right
 //! reason. Found runs are shrunk; what is alive is shown as alive.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -29,6 +29,9 @@ use crate::world::Options;
 const FEW_TRIGGERS: usize = 3;
 /// Of a mutant's share of the time: the same seeds are run twice more afterwards, and what is found is shrunk.
 const HUNT_SHARE: f64 = 0.4;
+/// How often one that was not found yet may come again, and how much time there must be for it.
+const TURNS: usize = 4;
+const LEAST_SHARE: Duration = Duration::from_secs(5);
 const SHRINK_AT_MOST: Duration = Duration::from_secs(20);
 const BEGIN: &str = "<!-- begin: lockstep-sim mutants --table -->";
 const END: &str = "<!-- end: lockstep-sim mutants --table -->";
@@ -42,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "A..B", default_value = "1..2000", value_parser = parse_seeds)]
     seeds: Seeds,
     /// How much simulated time a run has
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_until_ms)]
+    #[arg(long, value_name = "TIME", default_value = "40s", value_parser = parse_until_ms)]
     until: u64,
     /// How much time there is for all of them
     #[arg(long, value_name = "TIME", default_value = "14m", value_parser = parse_budget)]
@@ -70,6 +73,8 @@ struct Kill {
     seeds: u64,
     /// Why it does not count, though it was found.
     but: Option<String>,
+    /// Its share of the time ended before its seeds did.
+    out_of_time: bool,
 }
 
 struct Found {
@@ -104,6 +109,7 @@ impl Kill {
         match (&self.found, &self.but) {
             (Some(found), None) => found.signature.clone(),
             (Some(found), Some(but)) => format!("alive: {} objects, but {but}", found.checker),
+            (None, _) if self.out_of_time => "alive (the time was up)".to_owned(),
             (None, _) => "alive".to_owned(),
         }
     }
@@ -135,18 +141,26 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
     let mutations = if args.id.is_empty() { Mutation::ALL.to_vec() } else { args.id.clone() };
     let deadline = Instant::now() + args.budget;
     if !args.json {
-        writeln!(console.out, "{:28} {:>6} {:>6}  {:14}  killed by", "mutant", "seeds", "lines", "without faults")?;
+        writeln!(console.out, "{:30} {:>6} {:>6}  {:14}  killed by", "mutant", "seeds", "lines", "without faults")?;
     }
+    // Those that are hard to find come again, for the time that the others left.
+    let mut waiting: VecDeque<(Mutation, u64)> = mutations.iter().map(|mutation| (*mutation, 0)).collect();
     let mut kills = Vec::new();
-    for (number, mutation) in mutations.iter().enumerate() {
+    let mut turns = 0;
+    while let Some((mutation, tried)) = waiting.pop_front() {
+        turns += 1;
         let left = deadline.saturating_duration_since(Instant::now());
-        let share = left / (mutations.len() - number) as u32;
-        let kill = hunt(console, &args, *mutation, share)?;
+        let share = left / (waiting.len() + 1) as u32;
+        let kill = hunt(console, &args, mutation, tried, share)?;
+        if kill.out_of_time && turns < TURNS * mutations.len() && Instant::now() + LEAST_SHARE < deadline {
+            waiting.push_back((mutation, kill.seeds));
+            continue;
+        }
         match args.json {
             true => writeln!(console.out, "{}", kill.json())?,
             false => writeln!(
                 console.out,
-                "{:28} {:>6} {:>6}  {:14}  {}",
+                "{:30} {:>6} {:>6}  {:14}  {}",
                 mutation.name(),
                 kill.seeds,
                 kill.lines(),
@@ -157,6 +171,7 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
         console.out.flush()?;
         kills.push(kill);
     }
+    kills.sort_by_key(|kill| mutations.iter().position(|mutation| *mutation == kill.mutation));
     if let Some(file) = &args.table {
         let text = with_table(file, &table(&kills))?;
         write_file(file, "kill table", &text)?;
@@ -168,11 +183,13 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
     Ok(killed == kills.len())
 }
 
-fn hunt(console: &mut Console, args: &Args, mutation: Mutation, share: Duration) -> Result<Kill, Trouble> {
+/// Hunts in the seeds behind those that were tried already.
+fn hunt(console: &mut Console, args: &Args, mutation: Mutation, tried: u64, share: Duration) -> Result<Kill, Trouble> {
     let deadline = Instant::now() + share.mul_f64(HUNT_SHARE);
-    let mut kill = Kill { mutation, found: None, seeds: 0, but: None };
+    let mut kill = Kill { mutation, found: None, seeds: tried, but: None, out_of_time: false };
     let mut progress = Progress::new(console.terminal, args.seeds.count());
-    let mut in_order = InOrder::new(args.seeds);
+    let seeds = Seeds { first: args.seeds.first + tried, ..args.seeds };
+    let mut in_order = InOrder::new(seeds);
     let note = format!(" seeds for {}", mutation.name());
     // In the order of the seeds, so that the figure does not depend on how many cores there are.
     each(
@@ -195,7 +212,10 @@ fn hunt(console: &mut Console, args: &Args, mutation: Mutation, share: Duration)
         },
     )?;
     progress.clear(console.err);
-    let Some(mut found) = kill.found.take() else { return Ok(kill) };
+    let Some(mut found) = kill.found.take() else {
+        kill.out_of_time = kill.seeds < args.seeds.count();
+        return Ok(kill);
+    };
     kill.but = doubt(args, mutation, found.seed)?;
     let small = shrunk(args, mutation, &found, share.mul_f64(1.0 - HUNT_SHARE).min(SHRINK_AT_MOST));
     if let Some(folder) = &args.save {

@@ -20,7 +20,7 @@ pub(crate) struct WorldArgs {
     /// How many members the cluster has
     #[arg(long, value_name = "COUNT", default_value = "5", value_parser = clap::value_parser!(u64).range(1..=9))]
     pub members: u64,
-    /// How much simulated time a run has: 60s, 1500ms
+    /// How much simulated time a run has, from 30s on
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_until_ms)]
     pub until: u64,
     /// How rough the weather is: swarm, calm or lite
@@ -109,11 +109,13 @@ pub(crate) fn parse_budget(word: &str) -> Result<Duration, String> {
 }
 
 pub(crate) fn parse_until_ms(word: &str) -> Result<u64, String> {
-    const LEAST_MS: u64 = 3_000;
+    const LEAST_MS: u64 = 30_000;
     const MOST_MS: u64 = 86_400_000;
-    let until_ms = parse_time_us(word).ok_or("a time is like 60s, 1.5s or 1500ms")? / 1_000;
+    let until_ms = parse_time_us(word).ok_or("a time is like 60s or 90.5s")? / 1_000;
     if !(LEAST_MS..=MOST_MS).contains(&until_ms) {
-        return Err(format!("a run has {} at least and {} at most", print_time(LEAST_MS * 1_000), "86400s"));
+        let message =
+            "a run has 30s at least (10s with faults, 10s for a core alone, 10s for all to rest), 86400s at most";
+        return Err(message.to_owned());
     }
     Ok(until_ms)
 }

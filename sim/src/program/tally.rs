@@ -105,7 +105,8 @@ impl Tally {
             wall.as_secs_f64(),
         )?;
         writeln!(out, "faults      in so many of 100 seeds:")?;
-        for kinds in fault::KINDS.chunks(4) {
+        let kinds: Vec<&fault::Kind> = fault::weather().collect();
+        for kinds in kinds.chunks(4) {
             let cells: Vec<String> = kinds
                 .iter()
                 .map(|kind| {
