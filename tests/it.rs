@@ -43,6 +43,8 @@ mod peer_codec;
 mod peer_oracle;
 #[path = "it/processes.rs"]
 mod processes;
+#[path = "it/scenarios.rs"]
+mod scenarios;
 #[path = "it/wal.rs"]
 mod wal;
 #[path = "it/world.rs"]
