@@ -45,6 +45,10 @@ mod peer_oracle;
 mod processes;
 #[path = "it/scenarios.rs"]
 mod scenarios;
+#[path = "it/rot.rs"]
+mod rot;
+#[path = "it/sim_program.rs"]
+mod sim_program;
 #[path = "it/wal.rs"]
 mod wal;
 #[path = "it/world.rs"]

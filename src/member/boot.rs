@@ -87,9 +87,9 @@ pub enum Error {
     )]
     LogTooShort { last: u64, applied: u64 },
     #[error(
-        "the write-ahead log begins after entry {before}, but the store holds only what entry {applied} did: the \
-         store was lost or is an old copy; restore the member from a backup, or remove it from the cluster and add \
-         it again"
+        "the write-ahead log begins after entry {before}, but the store {STORE_PATH} holds only what entry {applied} \
+         did: it was lost, is an old copy, or its last commits are damaged (nothing was changed); restore the \
+         member from a backup, or remove it from the cluster and add it again"
     )]
     LogTooLate { before: u64, applied: u64 },
     #[error("a member cannot be founded without its cluster's members: say who they are")]
@@ -108,7 +108,7 @@ pub enum Error {
 pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Result<Booted, Error> {
     disk.create_dir_all(SNAP_DIR)?;
     let is_new = !Wal::exists(&*wal_disk, &config.wal_dir)?;
-    let (store, backend) = Store::open(disk, STORE_PATH, config.store)?;
+    let (store, mut backend) = Store::open(disk, STORE_PATH, config.store)?;
     let applied = store.durable_index();
     if is_new {
         if applied > 0 {
@@ -147,6 +147,7 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
     if first > applied.max(1) {
         return Err(Error::LogTooLate { before: first - 1, applied });
     }
+    backend.keep()?;
     // The oldest entry stands for all before it: its own term is known, theirs are not.
     let truncated = if first == 1 { (0, 0) } else { (first, wal.term(first)?) };
     let applier = Applier::new(store)?;

@@ -4,14 +4,13 @@
 //! The backend belongs to whoever performs commits: production's backend thread, or the simulator's world loop. It
 //! knows nothing of revisions; it writes what a sealed batch says. A batch and its consistent index are one
 //! transaction. redb spawns no thread and reads no clock, and every byte it reads or writes goes through
-//! [`DiskBackend`], so a simulated disk can crash inside a commit.
+//! [`Blocks`], so a simulated disk can crash inside a commit.
 
 use std::any::Any;
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use redb::{
@@ -19,6 +18,7 @@ use redb::{
     WriteTransaction,
 };
 
+use super::blocks::{Blocks, Poison, directory};
 use super::overlay::{Bucket, BucketEntry, Overlay, Seq};
 use super::read::{Error, Revision};
 use super::row::{ROW_KEY_LEN, Row, parse_row_key, row_key};
@@ -123,52 +123,29 @@ impl Live {
     }
 }
 
-/// Stops every access to the file, for a process that has died in a simulation: redb writes when it is dropped, a dead
-/// process does not.
-#[derive(Clone, Debug, Default)]
-pub struct Poison(Arc<AtomicBool>);
-
-impl Poison {
-    pub fn set(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.0.load(Ordering::SeqCst) { Err(io::Error::other("the store's process is gone")) } else { Ok(()) }
-    }
-}
-
-/// redb's view of one file of the disk.
+/// redb's view of the store's file.
 #[derive(Debug)]
-pub struct DiskBackend {
-    file: Arc<dyn DiskFile>,
-    poison: Poison,
-}
+struct DiskBackend(Blocks);
 
 impl StorageBackend for DiskBackend {
     fn len(&self) -> io::Result<u64> {
-        self.poison.check()?;
-        self.file.len()
+        self.0.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.poison.check()?;
-        self.file.read_at(offset, out)
+        self.0.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.poison.check()?;
-        self.file.set_len(len)
+        self.0.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.poison.check()?;
-        self.file.sync_data()
+        self.0.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.poison.check()?;
-        self.file.write_at(offset, data)
+        self.0.write(offset, data)
     }
 }
 
@@ -178,23 +155,29 @@ pub struct Backend {
     /// `None` only while it is dropped.
     db: Option<Database>,
     path: String,
-    poison: Poison,
+    file: Blocks,
     live: Live,
     failed: bool,
 }
 
 impl Backend {
     /// Opens the file, creating it when it is missing. A creation that was cut short leaves only a temporary name.
-    pub(super) fn open(disk: &dyn Disk, path: &str, cache_bytes: usize) -> Result<Backend, OpenError> {
+    pub(super) fn open(disk: &Arc<dyn Disk>, path: &str, cache_bytes: usize) -> Result<Backend, OpenError> {
         let io = |doing| move |source| OpenError::Io { path: path.to_string(), doing, source };
         if !disk.exists(path).map_err(io("looking for"))? {
             create(disk, path)?;
         }
-        let file = disk.open(path, Open::Existing).map_err(io("opening"))?;
-        check_magic(&*file, path)?;
-        let backend = open_file(file, path, cache_bytes)?;
+        let blocks = Blocks::held(disk, path).map_err(io("opening"))?;
+        check_magic(blocks.file(), path)?;
+        let backend = open_blocks(blocks, path, cache_bytes)?;
         backend.check_format()?;
         Ok(backend)
+    }
+
+    /// The store is found right: from here on what it says to be durable is durable. Opening alone changes nothing on
+    /// the disk, so a store that is refused stays as it is. The first commit implies it.
+    pub fn keep(&mut self) -> Result<(), Error> {
+        self.file.release().map_err(|error| Error::Storage(format!("writing to the store {}: {error}", self.path)))
     }
 
     /// Makes a batch durable: one transaction, the consistent index in it.
@@ -203,6 +186,8 @@ impl Backend {
             return Err(Error::Storage(format!("the store {} failed before: restart the member", self.path)));
         }
         let result = guarded(|| {
+            // Whoever commits has judged the store.
+            self.file.release().map_err(redb::Error::Io)?;
             let live = self.write(batch)?;
             Ok((live, self.reader()?))
         });
@@ -223,12 +208,12 @@ impl Backend {
 
     /// From now on nothing reaches the file, whatever happens and whoever is dropped.
     pub fn poison(&self) {
-        self.poison.set();
+        self.file.poison().set();
     }
 
     /// The same, for whoever cannot hold the backend itself.
     pub fn poison_handle(&self) -> Poison {
-        self.poison.clone()
+        self.file.poison().clone()
     }
 
     pub(super) fn path(&self) -> &str {
@@ -460,10 +445,10 @@ fn set(
 }
 
 /// Makes an empty store under a temporary name, and gives it its own once it is whole and durable.
-fn create(disk: &dyn Disk, path: &str) -> Result<(), OpenError> {
+fn create(disk: &Arc<dyn Disk>, path: &str) -> Result<(), OpenError> {
     let io = |doing| move |source| OpenError::Io { path: path.to_string(), doing, source };
     let temporary = format!("{path}.creating");
-    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let directory = directory(path);
     if !directory.is_empty() {
         disk.create_dir_all(directory).map_err(io("creating the directory of"))?;
     }
@@ -471,10 +456,9 @@ fn create(disk: &dyn Disk, path: &str) -> Result<(), OpenError> {
         sometimes!("half-made store made anew");
         disk.remove(&temporary).map_err(io("removing a half-made copy of"))?;
     }
-    let file = disk.open(&temporary, Open::CreateNew).map_err(io("creating"))?;
+    let blocks = Blocks::direct(disk, &temporary, Open::CreateNew).map_err(io("creating"))?;
     let made = || -> Result<(), redb::Error> {
-        let backend = DiskBackend { file: file.clone(), poison: Poison::default() };
-        let db = Database::builder().create_with_backend(backend)?;
+        let db = Database::builder().create_with_backend(DiskBackend(blocks.clone()))?;
         let txn = db.begin_write()?;
         txn.open_table(ROWS)?;
         for bucket in Bucket::ALL {
@@ -485,7 +469,7 @@ fn create(disk: &dyn Disk, path: &str) -> Result<(), OpenError> {
         Ok(db.close()?)
     };
     made().map_err(|e| OpenError::Io { path: path.to_string(), doing: "creating", source: io::Error::other(e) })?;
-    file.sync_data().map_err(io("creating"))?;
+    blocks.file().sync_data().map_err(io("creating"))?;
     disk.rename(&temporary, path).map_err(io("naming"))?;
     disk.sync_dir(directory).map_err(io("syncing the directory of"))
 }
@@ -509,18 +493,16 @@ fn check_magic(file: &dyn DiskFile, path: &str) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn open_file(file: Arc<dyn DiskFile>, path: &str, cache_bytes: usize) -> Result<Backend, OpenError> {
-    let poison = Poison::default();
-    let backend = DiskBackend { file, poison: poison.clone() };
+fn open_blocks(blocks: Blocks, path: &str, cache_bytes: usize) -> Result<Backend, OpenError> {
+    let io = |source| OpenError::Io { path: path.to_string(), doing: "opening", source };
+    let backend = DiskBackend(blocks.clone());
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
     // A rotten page is found now (0.5 s for a million rows, which are about to be read anyway), not served later.
     builder.set_check_integrity_on_open(!mutation!(RottedPageAccepted));
     match builder.create_with_backend(backend) {
-        Ok(db) => Ok(Backend { db: Some(db), path: path.to_string(), poison, live: Live::default(), failed: false }),
-        Err(redb::DatabaseError::Storage(redb::StorageError::Io(source))) => {
-            Err(OpenError::Io { path: path.to_string(), doing: "opening", source })
-        }
+        Ok(db) => Ok(Backend { db: Some(db), path: path.to_string(), file: blocks, live: Live::default(), failed: false }),
+        Err(redb::DatabaseError::Storage(redb::StorageError::Io(source))) => Err(io(source)),
         Err(redb::DatabaseError::UpgradeRequired(found)) => {
             let detail = format!("redb file format {found}, which only older programs read");
             Err(OpenError::NotAStore { path: path.to_string(), detail })

@@ -5,13 +5,14 @@
 //! View    what readers hold: one revision, immutable, on any thread                         view.rs hash.rs
 //! Index   key -> generations of revisions, shared by both                                   index.rs key_index.rs
 //! Overlay a batch's changes until redb has them, shared by both                             overlay.rs
-//! Backend redb over the Disk port: one durable transaction a batch                          backend.rs row.rs
+//! Backend redb over the Disk port: one durable transaction a batch                          backend.rs blocks.rs row.rs
 //! ```
 //!
 //! A change is in memory at once, visible at the next `publish`, durable after `seal`, `commit`, `committed`. This
 //! module names no file, thread or clock; leases, auth and membership are only buckets here.
 
 mod backend;
+mod blocks;
 mod compact;
 mod hash;
 mod index;
@@ -23,7 +24,8 @@ mod store;
 mod txn;
 mod view;
 
-pub use backend::{Backend, Batch, Committed, FORMAT, OpenError, Poison};
+pub use backend::{Backend, Batch, Committed, FORMAT, OpenError};
+pub use blocks::Poison;
 pub use compact::CompactProgress;
 pub use hash::HashKv;
 pub use overlay::{Bucket, BucketEntry};

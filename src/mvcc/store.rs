@@ -74,7 +74,7 @@ impl Store {
     /// reading every row once, and takes up a compaction that was scheduled but not finished.
     pub fn open(disk: Arc<dyn Disk>, path: &str, options: Options) -> Result<(Store, Backend), OpenError> {
         guard_damage(path, || {
-            let mut backend = Backend::open(&*disk, path, options.cache_bytes)?;
+            let mut backend = Backend::open(&disk, path, options.cache_bytes)?;
             let restored = Restored::read(&backend);
             if restored.is_err() {
                 // What is damaged stays as it is, for whoever inspects it.

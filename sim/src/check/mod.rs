@@ -16,6 +16,7 @@
 //! the bank's sum                             invariant_sum.rs        txns torn apart
 //! nothing acknowledged is lost               durability.rs           etcd #14370
 //! reads are not stale, or made up            stale_reads.rs          etcd #20418, thesis 6.4
+//! transfers keep the sum                     invariant_sum.rs        the bank of Jepsen's tests
 //! progress                                   progress.rs             Cloudflare 2020
 //! ```
 //!
@@ -117,6 +118,7 @@ pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
         Box::new(hash_kv::HashKvAtRest::new()),
         Box::new(invariant_sum::InvariantSum::default()),
         Box::new(stale_reads::StaleReads::new()),
+        Box::new(invariant_sum::InvariantSum::default()),
         // linearizability comes here
         Box::new(progress::Progress::new(members, knobs.core_ms)),
     ]
