@@ -114,7 +114,6 @@ fn renumbered(point: Point, places: &Places) -> Point {
         Point::FirstTick { member, life } => Point::FirstTick { member: at(member), life },
         Point::Election { member, number } => Point::Election { member: at(member), number },
         Point::Kept { member, crash, nth } => Point::Kept { member: at(member), crash, nth },
-        Point::Election { member, number } => Point::Election { member: at(member), number },
         Point::Look { number } => Point::Look { number },
     }
 }
