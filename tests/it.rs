@@ -47,6 +47,8 @@ mod peer_oracle;
 mod linearizability;
 #[path = "it/processes.rs"]
 mod processes;
+#[path = "it/scenarios.rs"]
+mod scenarios;
 #[path = "it/rot.rs"]
 mod rot;
 #[path = "it/sim_program.rs"]

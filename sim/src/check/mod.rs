@@ -13,6 +13,7 @@
 //! revisions                                  revisions.rs            etcd #17780
 //! the same state at the same index           applied_hash.rs         etcd #13766
 //! the same hash at rest                      hash_kv.rs              etcd's corruption check
+//! the bank's sum                             invariant_sum.rs        txns torn apart
 //! nothing acknowledged is lost               durability.rs           etcd #14370
 //! reads are not stale, or made up            stale_reads.rs          etcd #20418, thesis 6.4
 //! one order of all operations                linearizability/        Herlihy and Wing; Wing and Gong; Lowe
