@@ -45,6 +45,8 @@ mod peer_oracle;
 mod processes;
 #[path = "it/rot.rs"]
 mod rot;
+#[path = "it/sim_program.rs"]
+mod sim_program;
 #[path = "it/wal.rs"]
 mod wal;
 #[path = "it/world.rs"]

@@ -5,7 +5,7 @@
 //! member    one member, moved stage by stage                  member.rs
 //! calm      a cluster in fine weather, for one accident       calm.rs
 //! lab       a cluster in which a script is every accident     lab.rs   (the text scripts of tests/it/core)
-//! world     members, network, disks, clients, faults: chance  world.rs knobs.rs random.rs network.rs clients.rs …
+//! world     members, network, disks, clients, faults: chance  world/ knobs.rs random.rs network.rs …
 //! check     what must hold in every world, one file each      check/
 //! notation  etcd's notation for messages and entries          notation.rs
 //! host      where a world runs: a thread, a madsim runtime    host.rs
@@ -20,11 +20,11 @@ pub mod check;
 pub mod choices;
 pub mod clock;
 pub mod disk;
-#[allow(clippy::disallowed_types, clippy::disallowed_methods)]
-pub mod host;
 pub mod explain;
 pub mod fault;
 pub mod history;
+#[allow(clippy::disallowed_types, clippy::disallowed_methods)]
+pub mod host;
 pub mod knobs;
 pub mod lab;
 pub mod marks;

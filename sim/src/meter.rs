@@ -1,8 +1,8 @@
 //! Which part of a world its thread is in, for whoever wants to know where the time goes.
 //!
-//! A world may not look at a clock, so it cannot measure itself. It only says where it is; another thread, outside, looks
-//! at that now and then, and the shares of what it sees are the shares of the time. Nobody looks during other commands
-//! than `bench`, and then saying costs a test of a flag.
+//! A world may not look at a clock, so it cannot measure itself. It only says where it is; another thread, outside,
+//! looks at that now and then, and the shares of what it sees are the shares of the time. Nobody looks during other
+//! commands than `bench`, and then saying costs a test of a flag.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -314,8 +314,11 @@ impl Reader {
         for member in members_of(exception.point) {
             check_member(member, scenario.knobs.members)?;
         }
-        let counted = matches!(exception.point, Point::Leave { .. } | Point::Kept { .. } | Point::Lost { .. });
-        let most = if counted { MOST_COUNT } else { LONGEST_MS * 1_000 };
+        let is_count = matches!(
+            exception.point,
+            Point::Lost { .. } | Point::Leave { .. } | Point::Election { .. } | Point::Kept { .. }
+        );
+        let most = if is_count { MOST_COUNT } else { LONGEST_MS * 1_000 };
         if exception.value > most {
             return Err(format!("{} is too much: at most {most}", exception.value));
         }

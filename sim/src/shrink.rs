@@ -9,13 +9,13 @@
 //! Nothing is drawn, so the same failure shrinks to the same file. Every round ends, whatever the runs say; the caller's
 //! budget ends all of it by answering that nothing fails any more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::choices::{Exception, Point};
 use crate::fault::print_time;
 use crate::knobs::Knobs;
-use crate::scenario::{Expect, Scenario, What};
+use crate::scenario::{Event, Expect, Scenario, What};
 
 mod members;
 mod plainer;
@@ -122,11 +122,8 @@ impl Hunt<'_> {
         if self.best.exceptions.is_empty() {
             return;
         }
-        // Those after the failure are never looked up. Numbers grow with time, so this cuts by time.
-        self.bisect(1_000, |s, permille| {
-            let most = s.exceptions.iter().map(|e| number_of(e.point)).max().unwrap_or(0);
-            s.exceptions.retain(|e| number_of(e.point) <= most * permille / 1_000);
-        });
+        // Those after the failure are never looked up.
+        self.bisect(1_000, |s, permille| keep_first(&mut s.exceptions, permille));
     }
 
     fn drop_all_choices(&mut self) {
@@ -136,6 +133,9 @@ impl Hunt<'_> {
         }
         for later_ms in THROWS_MS {
             for plain in [false, true] {
+                if later_ms == 0 && !plain {
+                    continue;
+                }
                 let thrown = self.edit(|s| {
                     s.exceptions.clear();
                     shift_operations(s, later_ms);
@@ -152,21 +152,31 @@ impl Hunt<'_> {
 
     /// Everything after the failure goes, and the end of the safety phase with it.
     fn end_soon(&mut self) {
+        let about_time = self.is_about_time();
         self.bisect(self.best.knobs.safety_ms, |s, safety_ms| {
-            s.events.retain(|event| event.at_us <= safety_ms * 1_000);
-            s.knobs.safety_ms = safety_ms.max(1);
+            let was_us = s.knobs.safety_ms * 1_000;
+            s.events.retain(|event| {
+                event.at_us <= safety_ms * 1_000 || (event.at_us > was_us && (about_time || belongs_to_core(event)))
+            });
+            set_safety(s, safety_ms.max(1), about_time);
         });
     }
 
     /// Finds a small number, below `most`, with which `change` keeps the failure; not the least where there is none.
     fn bisect(&mut self, most: u64, change: impl Fn(&mut Scenario, u64)) {
+        let start = self.best.clone();
+        let mut fails_with = |value| {
+            let mut candidate = start.clone();
+            change(&mut candidate, value);
+            self.attempt(candidate)
+        };
         let (mut too_small, mut enough) = (0, most);
-        if self.edit(|s| change(s, 0)) {
+        if fails_with(0) {
             return;
         }
         while enough - too_small > (enough / 64).max(1) {
             let middle = too_small + (enough - too_small) / 2;
-            if self.edit(|s| change(s, middle)) {
+            if fails_with(middle) {
                 enough = middle;
             } else {
                 too_small = middle;
@@ -239,6 +249,24 @@ fn remove_events(scenario: &mut Scenario, faults: bool, which: std::ops::Range<u
     });
 }
 
+/// Members that stay out of the liveness phase do so from its beginning, whenever that is.
+fn belongs_to_core(event: &Event) -> bool {
+    matches!(&event.what, What::Fault(fault) if fault.kind() == "out")
+}
+
+/// Ends the safety phase at another time, and moves what belongs to the phases after it: all of it, or the members that
+/// stay out.
+fn set_safety(scenario: &mut Scenario, safety_ms: u64, all: bool) {
+    let was_us = scenario.knobs.safety_ms * 1_000;
+    scenario.knobs.safety_ms = safety_ms;
+    for event in &mut scenario.events {
+        if event.at_us > was_us && (all || belongs_to_core(event)) {
+            event.at_us = event.at_us - was_us + safety_ms * 1_000;
+        }
+    }
+    scenario.events.sort_by_key(|event| event.at_us);
+}
+
 fn shift_operations(scenario: &mut Scenario, later_ms: u64) {
     for event in &mut scenario.events {
         if !is_fault(&event.what) {
@@ -262,16 +290,37 @@ fn kind_of(exception: &Exception) -> String {
     words.join(" ")
 }
 
-fn number_of(point: Point) -> u64 {
-    match point {
+/// What is counted together, and at which number this choice stands there. Numbers grow with time.
+fn place_in_series(point: Point) -> (Point, u64) {
+    let mut series = point;
+    let place = match &mut series {
         Point::Message { number, .. }
         | Point::Twice { number, .. }
         | Point::Lost { number, .. }
         | Point::Fsync { number, .. }
         | Point::Stage { number, .. }
         | Point::Leave { number, .. }
-        | Point::Look { number } => number,
-        // These are few, and count something else.
-        Point::FirstTick { .. } | Point::Election { .. } | Point::Kept { .. } => 0,
+        | Point::Look { number }
+        | Point::Election { number, .. } => std::mem::take(number),
+        Point::FirstTick { life, .. } => std::mem::take(life),
+        Point::Kept { crash, nth, .. } => {
+            *nth = 0;
+            std::mem::take(crash)
+        }
+    };
+    (series, place)
+}
+
+/// Keeps the first part of every series of choices.
+fn keep_first(exceptions: &mut Vec<Exception>, permille: u64) {
+    let mut last: BTreeMap<Point, u64> = BTreeMap::new();
+    for exception in &*exceptions {
+        let (series, place) = place_in_series(exception.point);
+        let last = last.entry(series).or_default();
+        *last = place.max(*last);
     }
+    exceptions.retain(|exception| {
+        let (series, place) = place_in_series(exception.point);
+        u128::from(place) * 1_000 <= u128::from(last[&series]) * u128::from(permille)
+    });
 }

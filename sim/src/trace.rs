@@ -7,6 +7,8 @@ use std::fmt::{self, Write};
 
 use sha2::{Digest, Sha256};
 
+use crate::meter::{self, Part};
+
 /// Lines shown with a failure.
 const TAIL: usize = 120;
 
@@ -19,6 +21,7 @@ pub struct Trace {
 impl Trace {
     /// Appends `   1.250000 what`; returns the line's number, counted from 1.
     pub fn line(&mut self, now_us: u64, what: fmt::Arguments<'_>) -> u64 {
+        let _inside = meter::inside(Part::Trace);
         let (s, us) = (now_us / 1_000_000, now_us % 1_000_000);
         writeln!(self.text, "{s:>4}.{us:06} {what}").expect("a string takes everything");
         self.lines += 1;
@@ -43,6 +46,7 @@ impl Trace {
     }
 
     pub fn hash(&self) -> String {
+        let _inside = meter::inside(Part::Trace);
         Sha256::digest(self.text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
             write!(hex, "{byte:02x}").expect("a string takes everything");
             hex

@@ -114,7 +114,7 @@ impl Durability {
             self.open_deletes.remove(&number);
         }
         if let Some(revision) = writes::changed_at(operation, outcome) {
-            for (key, value) in writes::meant(operation) {
+            for (key, value) in operation.writes() {
                 let write = Write { value: value.map(str::to_owned), number, client };
                 self.writes.insert((revision, key.to_owned()), write);
             }
@@ -123,7 +123,7 @@ impl Durability {
         let shown = self.shown_at.range(revision..).next();
         let index = shown.map_or(0, |(_, index)| *index).min(self.terms.len() as u64);
         if index > self.newest.as_ref().map_or(0, |newest| newest.index) {
-            let told = format!("operation {number} ({operation:?}) of client {client} was done at revision {revision}");
+            let told = format!("operation {number} ({operation}) of client {client} was done at revision {revision}");
             self.newest = Some(Answered { index, term: self.terms[index as usize - 1], number, told });
         }
     }

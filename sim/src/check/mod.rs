@@ -15,6 +15,7 @@
 //! the same hash at rest                      hash_kv.rs              etcd's corruption check
 //! nothing acknowledged is lost               durability.rs           etcd #14370
 //! reads are not stale, or made up            stale_reads.rs          etcd #20418, thesis 6.4
+//! transfers keep the sum                     invariant_sum.rs        the bank of Jepsen's tests
 //! progress                                   progress.rs             Cloudflare 2020
 //! ```
 //!
@@ -35,7 +36,9 @@ pub mod digest;
 pub mod durability;
 pub mod election_safety;
 pub mod hash_kv;
+pub mod invariant_sum;
 pub mod leader_completeness;
+pub mod linearizability;
 pub mod log_matching;
 pub mod mirror;
 pub mod progress;
@@ -113,8 +116,9 @@ pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
         Box::new(revisions::Revisions::new()),
         Box::new(applied_hash::AppliedHash::new(members)),
         Box::new(hash_kv::HashKvAtRest::new()),
+        Box::new(invariant_sum::InvariantSum::default()),
         Box::new(stale_reads::StaleReads::new()),
-        // linearizability comes here
+        Box::new(linearizability::Linearizability::default()),
         Box::new(progress::Progress::new(members, knobs.core_ms)),
     ]
 }

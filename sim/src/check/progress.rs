@@ -12,7 +12,7 @@ use std::fmt::Write;
 
 use lockstep::member::raft::{Role, Status};
 
-use super::{Checker, Objection, PerMember, Seen, object, writes};
+use super::{Checker, Objection, PerMember, Seen, object};
 use crate::history::{Operation, Outcome};
 use crate::notation;
 
@@ -108,7 +108,7 @@ impl Progress {
     fn asked(&mut self, now_us: u64, number: u64, client: u64, member: u64, operation: &Operation) {
         self.open.insert(number, Open { since_us: now_us, client, member, operation: operation.clone() });
         if let Some(wants) = self.core.as_mut().and_then(|core| core.waiting.get_mut(&client)) {
-            wants.asked_write |= !is_read(operation);
+            wants.asked_write |= !operation.is_read();
         }
     }
 
@@ -117,7 +117,7 @@ impl Progress {
         let Some(waiting) = self.core.as_mut().map(|core| &mut core.waiting) else { return };
         match outcome {
             Outcome::Done { .. } => drop(waiting.remove(&client)),
-            Outcome::Read { .. } if !writes::is_serializable(operation) => {
+            Outcome::Read { .. } if !operation.is_serializable() => {
                 if let Some(wants) = waiting.get_mut(&client) {
                     wants.read = true;
                 }
@@ -148,7 +148,7 @@ impl Progress {
                 line(
                     &mut story,
                     format_args!(
-                        "client {client} waits for operation {number} ({operation:?}) at member {member}, {waited_ms} ms"
+                        "client {client} waits for operation {number} ({operation}) at member {member}, {waited_ms} ms"
                     ),
                 );
             }
@@ -293,7 +293,7 @@ impl Checker for Progress {
             }
             Seen::Core { members, clients } => {
                 let mut waiting: BTreeMap<u64, Wants> = clients.iter().map(|id| (*id, Wants::default())).collect();
-                for open in self.open.values().filter(|open| !is_read(&open.operation)) {
+                for open in self.open.values().filter(|open| !open.operation.is_read()) {
                     if let Some(wants) = waiting.get_mut(&open.client) {
                         wants.asked_write = true;
                     }
@@ -307,10 +307,6 @@ impl Checker for Progress {
         }
         Ok(())
     }
-}
-
-fn is_read(operation: &Operation) -> bool {
-    matches!(operation, Operation::Get { .. } | Operation::Range { .. })
 }
 
 fn line(story: &mut String, what: std::fmt::Arguments<'_>) {

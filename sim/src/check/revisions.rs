@@ -92,7 +92,7 @@ impl Revisions {
         let shown = self.of.of(member).newest_revision;
         if revision > shown {
             let story = format!(
-                "operation {number} ({operation:?}) of client {client} is answered with revision {revision} by member \
+                "operation {number} ({operation}) of client {client} is answered with revision {revision} by member \
                  {member}, which has shown nothing newer than {shown}"
             );
             return object_naming("answered before it was applied", story, &[number]);
@@ -100,7 +100,7 @@ impl Revisions {
         let told = self.told.entry((member, client)).or_insert(revision);
         if revision < *told {
             let story = format!(
-                "operation {number} ({operation:?}) of client {client} is answered with revision {revision} by member \
+                "operation {number} ({operation}) of client {client} is answered with revision {revision} by member \
                  {member}, which had told it {told}"
             );
             return object_naming("a client's revision went back", story, &[number]);
@@ -109,7 +109,7 @@ impl Revisions {
         if let Some(made) = writes::changed_at(operation, outcome)
             && let Some(other) = self.made_by.insert(made, number)
         {
-            let story = format!("operations {other} and {number} ({operation:?}) were both done at revision {made}");
+            let story = format!("operations {other} and {number} ({operation}) were both done at revision {made}");
             return object_naming("two writes at one revision", story, &[other, number]);
         }
         Ok(())

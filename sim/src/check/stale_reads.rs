@@ -4,8 +4,9 @@
 //! A quick look beside the search for a linearization, by revisions: whatever was acknowledged before an operation was
 //! asked for bounds its answer's revision from below. And what a read found at its revision must fit the writes: each
 //! value was asked for by somebody who was not told that it failed, no acknowledged write lies between it and the
-//! read's revision, and a key that is not there was deleted, or never put. Reads are judged when they are answered and,
-//! since acknowledgements may come later than what they acknowledge is read, once more when all is over.
+//! read's revision, and a key that is not there was deleted, or never put. What a txn compared with, and what a delete
+//! removed, are reads as of the revision before theirs. Reads are judged when they are answered and, since
+//! acknowledgements may come later than what they acknowledge is read, once more when all is over.
 //!
 //! Does not see when within its time an unanswered write took effect: then any value of it is plausible.
 
@@ -63,7 +64,7 @@ impl StaleReads {
 
     fn asked(&mut self, number: u64, operation: &Operation) {
         self.floors.entry(number).or_insert(self.acknowledged);
-        for (key, value) in writes::meant(operation) {
+        for (key, value) in operation.writes() {
             let key = self.keys.entry(key.to_owned()).or_default();
             let writes = key.asked.entry(value.map(str::to_owned)).or_default();
             match writes.iter_mut().find(|(known, _)| *known == number) {
@@ -86,11 +87,11 @@ impl StaleReads {
         self.learn(number, operation, outcome);
         let floor = self.floors.remove(&number).unwrap_or_default();
         let Some(revision) = writes::revision(outcome) else { return Ok(()) };
-        if !writes::is_serializable(operation) {
+        if !operation.is_serializable() {
             let (least, by) = floor;
             if revision < least {
                 let story = format!(
-                    "operation {number} ({operation:?}) at member {member} is answered as of revision {revision}, but \
+                    "operation {number} ({operation}) at member {member} is answered as of revision {revision}, but \
                      {least} was acknowledged (to operation {by}) before it was asked"
                 );
                 let is_read = matches!(outcome, Outcome::Read { .. });
@@ -99,18 +100,17 @@ impl StaleReads {
             }
             self.acknowledged = self.acknowledged.max((revision, number));
         }
-        if let Outcome::Read { found, .. } = outcome {
-            for (key, value) in found {
-                self.read(Found { number, member, revision, key: key.clone(), value: value.clone() })?;
+        let (revision, found) = writes::observed(operation, outcome);
+        if let Operation::Range { key, end, .. } = operation {
+            let among = |key: &String| found.binary_search_by(|(found, _)| found.cmp(key)).is_ok();
+            let known = self.keys.range(key.clone()..).map(|(key, _)| key).take_while(|known| *known < end);
+            let missing: Vec<String> = known.filter(|key| !among(key)).cloned().collect();
+            for key in missing {
+                self.read(Found { number, member, revision, key, value: None })?;
             }
-            if let Operation::Range { key, end, .. } = operation {
-                let among = |key: &String| found.binary_search_by(|(found, _)| found.cmp(key)).is_ok();
-                let known = self.keys.range(key.clone()..).map(|(key, _)| key).take_while(|known| *known < end);
-                let missing: Vec<String> = known.filter(|key| !among(key)).cloned().collect();
-                for key in missing {
-                    self.read(Found { number, member, revision, key, value: None })?;
-                }
-            }
+        }
+        for (key, value) in found {
+            self.read(Found { number, member, revision, key, value })?;
         }
         Ok(())
     }
@@ -122,7 +122,7 @@ impl StaleReads {
             (_, Some(revision)) => Fate::Done(revision),
             _ => Fate::Failed,
         };
-        for (key, value) in writes::meant(operation) {
+        for (key, value) in operation.writes() {
             let value = value.map(str::to_owned);
             let key = self.keys.entry(key.to_owned()).or_default();
             let asked = key.asked.get_mut(&value).into_iter().flatten();

@@ -1,20 +1,6 @@
-//! What an operation of a client changes: the words shared by the checkers that look at keys.
+//! What an answer says about keys: the words shared by the checkers that look at what clients know.
 
 use crate::history::{Operation, Outcome};
-
-/// A key, and what it is put to; `None` deletes it.
-pub type Write<'a> = (&'a str, Option<&'a str>);
-
-/// What the operation changes if it is carried out, and succeeds.
-pub fn meant(operation: &Operation) -> Vec<Write<'_>> {
-    match operation {
-        Operation::Put { key, value } => vec![(key, Some(value))],
-        Operation::Delete { key } => vec![(key, None)],
-        Operation::Cas { key, new, .. } => vec![(key, Some(new))],
-        Operation::Transfer { to, .. } => to.iter().map(|(key, value)| (key.as_str(), Some(value.as_str()))).collect(),
-        Operation::Get { .. } | Operation::Range { .. } | Operation::Compact { .. } => Vec::new(),
-    }
-}
 
 /// The revision of a write that was done, if it changed anything.
 pub fn changed_at(operation: &Operation, outcome: &Outcome) -> Option<i64> {
@@ -28,18 +14,26 @@ pub fn changed_at(operation: &Operation, outcome: &Outcome) -> Option<i64> {
     changed.then_some(*revision)
 }
 
-/// Whether it asks for what any member has at hand.
-pub fn is_serializable(operation: &Operation) -> bool {
-    match operation {
-        Operation::Get { serializable, .. } | Operation::Range { serializable, .. } => *serializable,
-        _ => false,
-    }
-}
-
 /// The revision that an answer speaks of.
 pub fn revision(outcome: &Outcome) -> Option<i64> {
     match outcome {
         Outcome::Done { revision, .. } | Outcome::Read { revision, .. } => Some(*revision),
         Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
+    }
+}
+
+/// What the answer says that keys held, and as of which revision: what a read found, what a txn compared with or found
+/// instead, what a delete removed.
+pub fn observed(operation: &Operation, outcome: &Outcome) -> (i64, Vec<(String, Option<String>)>) {
+    let own = |key: &String, value: &Option<String>| vec![(key.clone(), value.clone())];
+    match (operation, outcome) {
+        (_, Outcome::Read { revision, found, .. }) => (*revision, found.clone()),
+        (Operation::Delete { .. }, Outcome::Done { revision, found, .. }) => {
+            (revision - i64::from(changed_at(operation, outcome).is_some()), found.clone())
+        }
+        (_, Outcome::Done { revision, succeeded: false, found }) => (*revision, found.clone()),
+        (Operation::Cas { key, old, .. }, Outcome::Done { revision, .. }) => (revision - 1, own(key, old)),
+        (Operation::Transfer { from, .. }, Outcome::Done { revision, .. }) => (revision - 1, from.clone()),
+        _ => (0, Vec::new()),
     }
 }

@@ -130,9 +130,8 @@ fn there(args: &Args, runner: &Runner) -> Result<BTreeMap<u64, String>, Trouble>
     let Runner::Process { program, .. } = runner else { unreachable!("only processes are asked") };
     let mut command = command(args, runner, "swarm");
     command.args(["--json", "--seeds", &args.seeds.to_string(), "--jobs", &jobs(args.jobs).to_string()]);
-    let output = command
-        .output()
-        .map_err(|error| Trouble::Usage(format!("cannot start {}: {error}", program.display())))?;
+    let output =
+        command.output().map_err(|error| Trouble::Usage(format!("cannot start {}: {error}", program.display())))?;
     let mut hashes = BTreeMap::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let row: Value = serde_json::from_str(line).unwrap_or_default();
@@ -182,7 +181,8 @@ fn trace(args: &Args, seed: u64, runner: &Runner) -> Result<String, Trouble> {
         return Ok(play_seed(&args.world, seed, keep).trace.unwrap_or_default());
     };
     let file = std::env::temp_dir().join(format!("lockstep-sim-{}-{seed}.trace", std::process::id()));
-    let started = command(args, runner, "run").args(["--json", "--seed", &seed.to_string(), "--trace"]).arg(&file).output();
+    let started =
+        command(args, runner, "run").args(["--json", "--seed", &seed.to_string(), "--trace"]).arg(&file).output();
     let text = started.and_then(|_| fs::read_to_string(&file));
     remove(&file);
     text.map_err(|error| Trouble::Usage(format!("{} wrote no trace of seed {seed}: {error}", program.display())))

@@ -6,6 +6,7 @@ use super::options::{read_scenario, write_file};
 use super::output::{Keep, Source, play_with};
 use super::{Console, Outcome, Trouble};
 use crate::explain;
+use crate::report::Report;
 use crate::world::Options;
 
 #[derive(clap::Args, Debug)]
@@ -33,11 +34,7 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
     let name = args.file.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let (html, svg, text) = (args.html.is_some(), args.svg.is_some(), args.text);
     let (_, (html, svg, text)) = play_with(source, Options::default(), keep, false, |report| {
-        (
-            html.then(|| explain::html(&name, report)),
-            svg.then(|| explain::svg(report, 0, report.simulated_us)),
-            text.then(|| explain::text(report)),
-        )
+        (html.then(|| explain::html(&name, report)), svg.then(|| picture(report)), text.then(|| explain::text(report)))
     });
     if let (Some(path), Some(page)) = (&args.html, html) {
         write_file(path, "page", &page)?;
@@ -49,4 +46,10 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
         write!(console.out, "{text}")?;
     }
     Ok(true)
+}
+
+/// Of the stretch of time that shows the failure.
+fn picture(report: &Report) -> String {
+    let (from_us, to_us) = explain::focus(report);
+    explain::svg(report, from_us, to_us)
 }

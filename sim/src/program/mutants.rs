@@ -175,25 +175,35 @@ fn hunt(console: &mut Console, args: &Args, mutation: Mutation, share: Duration)
     let mut in_order = InOrder::new(args.seeds);
     let note = format!(" seeds for {}", mutation.name());
     // In the order of the seeds, so that the figure does not depend on how many cores there are.
-    each(args.seeds, jobs(args.jobs), Some(deadline), |seed| play_mutant(args, mutation, seed), |heard| {
-        if let Heard::Done(seed, row) = heard {
-            for (seed, row) in in_order.put(seed, row) {
-                kill.seeds += 1;
-                kill.found = objection(mutation, seed, &row);
-                if kill.found.is_some() {
-                    return Ok(ControlFlow::Break(()));
+    each(
+        args.seeds,
+        jobs(args.jobs),
+        Some(deadline),
+        |seed| play_mutant(args, mutation, seed),
+        |heard| {
+            if let Heard::Done(seed, row) = heard {
+                for (seed, row) in in_order.put(seed, row) {
+                    kill.seeds += 1;
+                    kill.found = objection(mutation, seed, &row);
+                    if kill.found.is_some() {
+                        return Ok(ControlFlow::Break(()));
+                    }
                 }
             }
-        }
-        progress.show(console.err, kill.seeds, &note);
-        Ok(ControlFlow::Continue(()))
-    })?;
+            progress.show(console.err, kill.seeds, &note);
+            Ok(ControlFlow::Continue(()))
+        },
+    )?;
     progress.clear(console.err);
     let Some(mut found) = kill.found.take() else { return Ok(kill) };
     kill.but = doubt(args, mutation, found.seed)?;
     let small = shrunk(args, mutation, &found, share.mul_f64(1.0 - HUNT_SHARE).min(SHRINK_AT_MOST));
     if let Some(folder) = &args.save {
-        let repro = format!("lockstep-sim mutants --id {} --seeds {}", mutation.name(), Seeds { last: found.seed, ..args.seeds });
+        let repro = format!(
+            "lockstep-sim mutants --id {} --seeds {}",
+            mutation.name(),
+            Seeds { last: found.seed, ..args.seeds }
+        );
         let source = Source::Text(small.text.clone());
         save::save(console, folder, mutation.name(), source, Options::default(), false, &repro)?;
         write_file(&folder.join(format!("{}.scenario", mutation.name())), "scenario", &small.text)?;
@@ -264,7 +274,8 @@ fn doubt(args: &Args, mutation: Mutation, last: u64) -> Result<Option<String>, T
 fn shrunk(args: &Args, mutation: Mutation, found: &Found, time: Duration) -> Small {
     let source = Source::Seed { seed: found.seed, knobs: knobs(args, mutation, found.seed) };
     let options = Options { mutation: Some(mutation), ..Options::default() };
-    let keep = Keep { record: Some(vec![mutation.about().to_owned(), mutation.source().to_owned()]), ..Keep::default() };
+    let keep =
+        Keep { record: Some(vec![mutation.about().to_owned(), mutation.source().to_owned()]), ..Keep::default() };
     let record = play(source, options, keep, false).record.expect("it was asked for");
     let scenario = Scenario::parse(&record).expect("what is printed can be read");
     smaller(&scenario, &found.signature, Instant::now() + time, &mut |_| {})

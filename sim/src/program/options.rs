@@ -10,9 +10,9 @@ use lockstep::mutation::Mutation;
 
 use super::Trouble;
 use crate::fault::{self, parse_time_us, print_time};
-use crate::knobs::{Knobs, Profile};
+use crate::knobs::Profile;
 use crate::scenario::Scenario;
-use crate::world::{Options, Script};
+use crate::world::Options;
 
 /// The kind of world that a seed is run in.
 #[derive(clap::Args, Clone, Debug)]
@@ -38,10 +38,6 @@ pub(crate) struct WorldArgs {
 }
 
 impl WorldArgs {
-    pub fn script(&self, seed: u64) -> Script {
-        Script::Seed { seed, knobs: Knobs::draw(seed, self.members, self.until, self.profile) }
-    }
-
     pub fn options(&self) -> Options {
         let without: BTreeSet<String> = self.without.iter().cloned().collect();
         Options { without, mutation: self.mutation, ..Options::default() }
@@ -93,7 +89,8 @@ pub(crate) fn jobs(asked: Option<NonZeroUsize>) -> usize {
 }
 
 pub(crate) fn parse_seeds(word: &str) -> Result<Seeds, String> {
-    let number = |part: &str| part.parse::<u64>().map_err(|_| format!("{part:?} is not a seed: a range is like 1..500"));
+    let number =
+        |part: &str| part.parse::<u64>().map_err(|_| format!("{part:?} is not a seed: a range is like 1..500"));
     let Some((first, last)) = word.split_once("..") else {
         return number(word).map(|seed| Seeds { first: seed, last: seed });
     };

@@ -189,7 +189,8 @@ impl Row {
 
 /// `crash 3, pause 1`, or `none`.
 fn counts<'a>(named: impl Iterator<Item = (&'a str, u64)>) -> String {
-    let list: Vec<String> = named.filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
+    let list: Vec<String> =
+        named.filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
     if list.is_empty() { "none".to_owned() } else { list.join(", ") }
 }
 

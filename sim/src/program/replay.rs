@@ -61,7 +61,8 @@ fn compare(out: &mut dyn Write, file: &Path, scenario: &Scenario, row: &Row) -> 
             writeln!(out, "expected    to fail with {wanted:?}: it does")?;
         }
         (Expect::Fail(wanted), found) => {
-            let instead = found.map_or("it does not fail any more".to_owned(), |found| format!("it fails with {found:?}"));
+            let instead =
+                found.map_or("it does not fail any more".to_owned(), |found| format!("it fails with {found:?}"));
             writeln!(out, "expected    to fail with {wanted:?}: {instead}")?;
         }
     }
@@ -76,10 +77,6 @@ fn compare(out: &mut dyn Write, file: &Path, scenario: &Scenario, row: &Row) -> 
             writeln!(out, "recorded    another trace: they part at line {}", difference.line)?;
             difference.print(out, "recorded", "now")
         }
-        None => writeln!(
-            out,
-            "recorded    another trace, {hash}; {} would say where they part",
-            beside.display()
-        ),
+        None => writeln!(out, "recorded    another trace, {hash}; {} would say where they part", beside.display()),
     }
 }

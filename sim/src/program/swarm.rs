@@ -97,7 +97,9 @@ fn fell(console: &mut Console, args: &Args, seed: u64, row: &Row) -> Result<(), 
         }
         console.out.flush()?;
     }
-    let Some(folder) = args.save.as_ref().filter(|_| matches!(row.verdict, Verdict::Fail { .. })) else { return Ok(()) };
+    let Some(folder) = args.save.as_ref().filter(|_| matches!(row.verdict, Verdict::Fail { .. })) else {
+        return Ok(());
+    };
     let world = &args.world;
     let knobs = Knobs::draw(seed, world.members, world.until, world.profile);
     let name = format!("seed-{seed}");

@@ -97,7 +97,7 @@ impl Tally {
         let simulated_s = self.simulated_us as f64 / 1e6;
         writeln!(
             out,
-            "speed       {:.1} seeds a second, {:.0} simulated seconds a CPU second ({:.0} s in {:.1} s of CPU, {:.1} s of wall)",
+            "speed       {:.1} seeds a second, {:.0} simulated seconds a CPU second ({:.0} s in {:.1} s CPU, {:.1} s wall)",
             *runs as f64 / wall.as_secs_f64(),
             simulated_s / self.cpu.as_secs_f64(),
             simulated_s,

@@ -79,16 +79,12 @@ fn rename(line: &str, places: &Places) -> Option<String> {
     let mut is_count = false;
     for word in line.split_ascii_whitespace() {
         let new = if let Some((from, to)) = word.split_once("->") {
-            format!("{}->{}", end_of_link(from, places)?, end_of_link(to, places)?)
-        } else if !is_count && word.split(',').all(|part| part.parse::<u64>().is_ok()) {
-            let stay: Vec<String> =
-                word.split(',').filter_map(|part| Some(places.get(&part.parse().ok()?)?.to_string())).collect();
-            if stay.is_empty() {
-                return None;
-            }
-            stay.join(",")
-        } else {
+            format!("{}->{}", those_that_stay(from, places)?, those_that_stay(to, places)?)
+        } else if is_count {
             word.to_owned()
+        } else {
+            let groups: Option<Vec<String>> = word.split('|').map(|group| those_that_stay(group, places)).collect();
+            groups?.join("|")
         };
         is_count = word == "after";
         words.push(new);
@@ -96,12 +92,14 @@ fn rename(line: &str, places: &Places) -> Option<String> {
     Some(words.join(" "))
 }
 
-fn end_of_link(end: &str, places: &Places) -> Option<String> {
-    match end.parse() {
-        Ok(member) => places.get(&member).map(u64::to_string),
-        // Every member, or none on this side: `->` may stand alone.
-        Err(_) => Some(end.to_owned()),
-    }
+
+/// The rest of a list of members, if anything is left of it; a word that is none is itself.
+fn those_that_stay(word: &str, places: &Places) -> Option<String> {
+    let Ok(members) = word.split(',').map(str::parse).collect::<Result<Vec<u64>, _>>() else {
+        return Some(word.to_owned());
+    };
+    let stay: Vec<String> = members.iter().filter_map(|member| places.get(member)).map(u64::to_string).collect();
+    (!stay.is_empty()).then(|| stay.join(","))
 }
 
 fn renumbered(point: Point, places: &Places) -> Point {
@@ -114,8 +112,8 @@ fn renumbered(point: Point, places: &Places) -> Point {
         Point::Stage { member, stage, number } => Point::Stage { member: at(member), stage, number },
         Point::Leave { member, number } => Point::Leave { member: at(member), number },
         Point::FirstTick { member, life } => Point::FirstTick { member: at(member), life },
-        Point::Kept { member, crash, nth } => Point::Kept { member: at(member), crash, nth },
         Point::Election { member, number } => Point::Election { member: at(member), number },
+        Point::Kept { member, crash, nth } => Point::Kept { member: at(member), crash, nth },
         Point::Look { number } => Point::Look { number },
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::{Hunt, is_fault, plain_knobs};
+use super::{Hunt, is_fault, plain_knobs, set_safety};
 use crate::fault::{Fault, parse_time_us, print_time};
 use crate::history::Operation;
 use crate::knobs::Knobs;
@@ -57,20 +57,23 @@ impl Hunt<'_> {
 
     /// One `until` that says all three phases, as early as it can be.
     fn usual_phases(&mut self) {
-        let core_ms = self.best.knobs.core_ms;
-        let last_us = self.best.events.last().map_or(0, |event| event.at_us);
+        let about_time = self.is_about_time();
+        let Knobs { members, safety_ms, core_ms, .. } = self.best.knobs;
+        let in_safety = self.best.events.iter().filter(|event| event.at_us <= safety_ms * 1_000);
+        let last_us = in_safety.map(|event| event.at_us).max().unwrap_or(0);
         let soonest_s = last_us.div_ceil(1_000_000) * 3 / 2;
-        let mut candidates_ms: Vec<u64> =
-            [1, 2, 3, 4, 6, 9, 12, 18, 24, 30, 45, 60, 90, 120, 240].map(|s| (soonest_s + s) * 1_000).to_vec();
-        candidates_ms.push(self.best.until_ms());
-        for until_ms in candidates_ms {
-            let plain = Knobs::plain(self.best.knobs.members, until_ms);
-            let too_short = self.is_about_time() && plain.core_ms < core_ms;
-            if until_ms > self.best.until_ms() || too_short {
+        let until_ms = self.best.until_ms();
+        let longer_s = [1, 2, 3, 4, 6, 9, 12, 18, 24, 30, 45, 60, 90, 120, 240];
+        for until_ms in longer_s.map(|s| (soonest_s + s) * 1_000).into_iter().chain([until_ms]) {
+            let plain = Knobs::plain(members, until_ms);
+            if until_ms > self.best.until_ms() || (about_time && plain.core_ms < core_ms) {
                 continue;
             }
-            let Knobs { safety_ms, core_ms, rest_ms, .. } = plain;
-            if self.edit(|s| (s.knobs.safety_ms, s.knobs.core_ms, s.knobs.rest_ms) = (safety_ms, core_ms, rest_ms)) {
+            let shorter = self.edit(|s| {
+                set_safety(s, plain.safety_ms, about_time);
+                (s.knobs.core_ms, s.knobs.rest_ms) = (plain.core_ms, plain.rest_ms);
+            });
+            if shorter {
                 return;
             }
         }

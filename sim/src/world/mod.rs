@@ -36,6 +36,7 @@ use crate::fault::Fault;
 use crate::fault::budget::Budget;
 use crate::history::Operation;
 use crate::knobs::Knobs;
+use crate::meter::{self, Part};
 use crate::network::Network;
 use crate::report::{Report, Verdict};
 use crate::scenario::{self, Expect, Scenario};
@@ -145,10 +146,23 @@ enum What {
     // Of a member, dead or alive.
     Start,
     // Of clients.
-    Ask { client: u64 },
-    Play { client: u64, member: u64, operation: Operation },
-    TimeOut { client: u64, number: u64 },
-    Look { client: u64, number: u64, view: Arc<View> },
+    Ask {
+        client: u64,
+    },
+    Play {
+        client: u64,
+        member: u64,
+        operation: Operation,
+    },
+    TimeOut {
+        client: u64,
+        number: u64,
+    },
+    Look {
+        client: u64,
+        number: u64,
+        view: Arc<View>,
+    },
     // Of the world.
     DrawFault,
     Strike(Rc<dyn Fault>),
@@ -157,6 +171,21 @@ enum What {
     DrawOut,
     CoreStands,
     RestBegins,
+}
+
+impl What {
+    /// Where its time goes, as far as nothing below says it better.
+    fn part(&self) -> Part {
+        match self {
+            What::Tick | What::Stage(Stage::Consensus) => Part::Consensus,
+            What::Stage(Stage::Log) | What::Fsync => Part::Log,
+            What::Stage(Stage::Apply) => Part::Apply,
+            What::Stage(Stage::Backend | Stage::Compaction) | What::StoreCommitDue => Part::Store,
+            What::Arrive(..) => Part::Network,
+            What::Ask { .. } | What::Play { .. } | What::TimeOut { .. } | What::Look { .. } => Part::Clients,
+            _ => Part::Faults,
+        }
+    }
 }
 
 impl World {
@@ -236,7 +265,8 @@ impl World {
             self.expect = Expect::Fail(signature);
         }
         let exceptions = self.choices.exceptions().into_iter();
-        let exceptions = exceptions.filter(|e| !matches!(e.point, Point::Election { .. })).chain(self.dice.exceptions());
+        let exceptions =
+            exceptions.filter(|e| !matches!(e.point, Point::Election { .. })).chain(self.dice.exceptions());
         let trace_hash = self.trace.hash();
         let timeline = self.timeline.take().map(|timeline| self.complete(timeline, &verdict));
         Report {
@@ -333,6 +363,7 @@ impl World {
 
     fn happen(&mut self, happening: Happening) -> Result<(), Failure> {
         let Happening { member, life, what } = happening;
+        let _inside = meter::inside(what.part());
         if member != 0 {
             return self.happen_to(member, life, what);
         }
@@ -436,6 +467,7 @@ fn show(
     now_us: u64,
     seen: &Seen,
 ) -> Result<(), Failure> {
+    let _inside = meter::inside(Part::Checkers);
     for checker in checkers {
         match checker.see(now_us, seen) {
             Ok(()) => {}
