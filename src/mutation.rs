@@ -43,6 +43,51 @@ struct Row {
 
 const MEMBERS: u64 = 5;
 
+/// What was acknowledged is gone, or two logs are not one.
+const LOST: &[&str] = &[
+    "election-safety",
+    "state-machine-safety",
+    "leader-completeness",
+    "log-matching",
+    "durability",
+    "linearizability",
+    "stale-reads",
+    "invariant-sum",
+    "applied-hash",
+    "hash-kv",
+    "revisions",
+    "process",
+    "panic",
+];
+
+/// A term has two leaders, and what comes of it.
+const TWO_LEADERS: &[&str] = &[
+    "election-safety",
+    "state-machine-safety",
+    "leader-completeness",
+    "log-matching",
+    "durability",
+    "linearizability",
+    "applied-hash",
+    "hash-kv",
+    "panic",
+];
+
+/// Members that applied the same are not the same.
+const DIVERGED: &[&str] = &[
+    "applied-hash",
+    "hash-kv",
+    "durability",
+    "linearizability",
+    "stale-reads",
+    "invariant-sum",
+    "revisions",
+    "process",
+    "panic",
+];
+
+const STALE: &[&str] = &["linearizability", "stale-reads"];
+
 /// The machine loses its power, and with it something that was not synced.
 const POWER: &[&str] = &[
     "crash",
@@ -130,7 +175,7 @@ macro_rules! mutations {
                         name: $name,
                         about: $about,
                         source: $source,
-                        checkers: &$checkers,
+                        checkers: $checkers,
                         trigger: $trigger,
                         members: MEMBERS,
                         knobs: &$knobs,
@@ -145,37 +190,36 @@ mutations! {
     // What is durable before it is promised.
 
     /// A follower acknowledges entries, and a leader counts itself, while the fsync is still under way. A crash in that
-    /// time takes back an acknowledged entry: an acknowledged write is lost when enough members lose it.
+    /// time takes back an acknowledged entry: an acknowledged write is lost when enough members lose it. No kind of
+    /// fault triggers it: state machine safety looks at what was synced at the commit, and needs no crash to object.
     AckBeforeFsync "ack-before-fsync" {
         about: "entries are acknowledged before the log's fsync is done",
         source: "canon 4: etcd #14370; Jepsen with LazyFS",
-        checkers: ["linearizability", "stale_reads", "durability", "leader_completeness", "state_machine_safety",
-            "log_matching", "applied_hash", "hash_kv", "revisions", "process", "panic"],
-        trigger: RESTARTS,
+        checkers: LOST,
+        trigger: &[],
         knobs: [("fsync_us", 8_000), ("slow_fsync_permille", 100), ("slow_fsync_most_us", 50_000),
             ("fault_every_ms", 500)],
     }
 
     /// One fsync that ends is taken for the end of all writes before it, those appended since it began included (what
-    /// raft-rs's `advance_append` does). Shows like the one above, in a narrower window.
+    /// raft-rs's `advance_append` does). Shows like the one above, in a narrower window; it needs no fault either.
     FsyncCoversLaterWrites "fsync-covers-later-writes" {
         about: "the end of an fsync acknowledges what was appended after its beginning",
         source: "raft-rs: RawNode::advance_append marks every outstanding ready persisted",
-        checkers: ["linearizability", "stale_reads", "durability", "leader_completeness", "state_machine_safety",
-            "log_matching", "applied_hash", "hash_kv", "revisions", "process", "panic"],
-        trigger: RESTARTS,
+        checkers: LOST,
+        trigger: &[],
         knobs: [("fsync_us", 8_000), ("slow_fsync_permille", 100), ("slow_fsync_most_us", 50_000),
             ("fault_every_ms", 500)],
     }
 
     /// A hard state alone is not synced (etcd's rule of `MustSync` forgotten), and the vote leaves at once. A member
-    /// that crashes before the next entry votes again in the same term: two leaders of one term.
+    /// that crashes before the next entry votes again in the same term: two leaders of one term. No kind of fault
+    /// triggers it: election safety counts durable votes only, and objects to the first leader already.
     VoteNotDurable "vote-not-durable" {
         about: "a vote is sent before it is durable",
         source: "canon 3: Raft 5.2 and figure 2; etcd's raft.MustSync",
-        checkers: ["election_safety", "durability", "log_matching", "leader_completeness", "state_machine_safety",
-            "linearizability", "applied_hash", "hash_kv", "panic"],
-        trigger: RESTARTS,
+        checkers: TWO_LEADERS,
+        trigger: &[],
         knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500)],
     }
 
@@ -183,8 +227,7 @@ mutations! {
     VoteForgotten "vote-forgotten" {
         about: "the vote is not restored when a member starts",
         source: "canon 3: Raft figure 2, votedFor is persistent state",
-        checkers: ["election_safety", "durability", "log_matching", "leader_completeness", "state_machine_safety",
-            "linearizability", "applied_hash", "hash_kv", "panic"],
+        checkers: TWO_LEADERS,
         trigger: RESTARTS,
         knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500)],
     }
@@ -194,8 +237,7 @@ mutations! {
     FsyncErrorIgnored "fsync-error-ignored" {
         about: "an fsync error of the log is ignored",
         source: "canon 30: fsyncgate, PostgreSQL 2018; etcd #2819",
-        checkers: ["durability", "linearizability", "stale_reads", "leader_completeness", "state_machine_safety",
-            "log_matching", "applied_hash", "hash_kv", "revisions", "process", "panic"],
+        checkers: LOST,
         trigger: &["fsync-error"],
         knobs: [],
     }
@@ -205,8 +247,7 @@ mutations! {
     DiskFullIgnored "disk-full-ignored" {
         about: "a full disk is ignored by the log",
         source: "canon 30: etcd #2819",
-        checkers: ["durability", "linearizability", "stale_reads", "leader_completeness", "state_machine_safety",
-            "log_matching", "applied_hash", "hash_kv", "revisions", "process", "panic"],
+        checkers: LOST,
         trigger: &["full"],
         knobs: [("segment_bytes", 4_096)],
     }
@@ -216,7 +257,7 @@ mutations! {
     SegmentNameNotSynced "segment-name-not-synced" {
         about: "the log goes on in a segment whose name is not durable",
         source: "ALICE, OSDI '14: directory entries want their own fsync",
-        checkers: ["process", "durability", "linearizability", "leader_completeness", "applied_hash", "hash_kv"],
+        checkers: &["process", "log-matching", "durability", "linearizability"],
         trigger: POWER,
         knobs: [("segment_bytes", 4_096)],
     }
@@ -227,7 +268,7 @@ mutations! {
     TornTailRefused "torn-tail-refused" {
         about: "a torn tail of the log is refused as damage",
         source: "canon 29: etcd #5230, #14098",
-        checkers: ["process"],
+        checkers: &["process"],
         trigger: POWER,
         knobs: [("fsync_us", 8_000)],
     }
@@ -237,8 +278,7 @@ mutations! {
     RotCutOff "rot-cut-off" {
         about: "rot in the middle of the log is cut off as a torn tail",
         source: "canon 29: Protocol-Aware Recovery, FAST '18, section 3.4; etcd #2736",
-        checkers: ["durability", "linearizability", "stale_reads", "leader_completeness", "state_machine_safety",
-            "log_matching", "applied_hash", "hash_kv", "revisions", "process", "panic"],
+        checkers: LOST,
         trigger: &["rot-wal"],
         knobs: [("store_commit_ms", 5_000)],
     }
@@ -247,19 +287,18 @@ mutations! {
     RottedRecordAccepted "rotted-record-accepted" {
         about: "the check values of the log's records are not verified",
         source: "canon 31: Jepsen etcd, bitflip-wal",
-        checkers: ["durability", "log_matching", "leader_completeness", "state_machine_safety", "applied_hash",
-            "hash_kv", "linearizability", "stale_reads", "revisions", "process", "panic"],
+        checkers: LOST,
         trigger: &["rot-wal", "crash", "crash-all", "crash-torn", "crash-prefix", "crash-in-operation",
             "crash-in-commit", "crash-before-dir-sync", "fsync-error"],
         knobs: [],
     }
 
-    /// The store's pages are not verified when it is opened: a flipped bit in a value is served, on one member only.
+    /// The store's pages are verified neither when it is opened nor when they are read: a flipped bit in a value is
+    /// served, on one member only.
     RottedPageAccepted "rotted-page-accepted" {
-        about: "the check values of the store's pages are not verified at boot",
+        about: "the check values of the store's pages are not verified",
         source: "canon 31: TigerBeetle; Jepsen etcd, bitflip-snap",
-        checkers: ["hash_kv", "applied_hash", "linearizability", "stale_reads", "durability", "revisions", "process",
-            "panic"],
+        checkers: DIVERGED,
         trigger: &["rot-store"],
         knobs: [],
     }
@@ -271,8 +310,7 @@ mutations! {
     ConsistentIndexApart "consistent-index-apart" {
         about: "the consistent index is not in the transaction of its changes",
         source: "canon 5: etcd #13766, postmortem of v3.5",
-        checkers: ["applied_hash", "hash_kv", "linearizability", "stale_reads", "durability", "revisions", "process",
-            "panic"],
+        checkers: DIVERGED,
         trigger: &["crash-in-commit", "crash-in-operation", "full", "fsync-error", "read-error"],
         knobs: [("store_commit_ms", 100)],
     }
@@ -281,8 +319,7 @@ mutations! {
     AppliedAgainAfterRestart "applied-again-after-restart" {
         about: "the entry at the consistent index is applied again after a restart",
         source: "our own; the mirror image of etcd #13766",
-        checkers: ["applied_hash", "hash_kv", "linearizability", "stale_reads", "durability", "revisions", "process",
-            "panic"],
+        checkers: DIVERGED,
         trigger: RESTARTS,
         knobs: [],
     }
@@ -292,7 +329,7 @@ mutations! {
     CommitNotRaised "commit-not-raised" {
         about: "the commit index is not raised at boot to what the store has applied",
         source: "raft-rs: Raft::new refuses applied > commit",
-        checkers: ["panic", "process"],
+        checkers: &["panic", "process", "election-safety"],
         trigger: RESTARTS,
         knobs: [("store_commit_ms", 100)],
     }
@@ -302,7 +339,7 @@ mutations! {
     EpochReused "epoch-reused" {
         about: "the boot epoch is the same in every life",
         source: "our own; etcd's request ids have a boot time in them for this (pkg/idutil)",
-        checkers: ["linearizability", "stale_reads", "revisions", "progress", "durability"],
+        checkers: &["linearizability", "stale-reads", "revisions", "at-most-once", "durability", "progress"],
         trigger: RESTARTS,
         knobs: [],
     }
@@ -312,7 +349,7 @@ mutations! {
     LogReleasedTooFar "log-released-too-far" {
         about: "the log is released beyond what the store holds durably",
         source: "our own; etcd #14685 is a cousin",
-        checkers: ["process", "durability", "panic"],
+        checkers: &["process", "durability"],
         trigger: RESTARTS,
         knobs: [("log_slack_entries", 0), ("segment_bytes", 4_096), ("store_commit_ms", 5_000)],
     }
@@ -322,7 +359,7 @@ mutations! {
     LogReleasedForAbsent "log-released-for-absent" {
         about: "the log is released although an absent member needs it",
         source: "our own; the reason for etcd's snapshot-catchup-entries",
-        checkers: ["progress", "hash_kv", "applied_hash", "process", "panic"],
+        checkers: &["progress", "durability", "process", "panic"],
         trigger: ABSENCES,
         knobs: [("log_slack_entries", 0), ("segment_bytes", 4_096), ("store_commit_ms", 100)],
     }
@@ -332,8 +369,7 @@ mutations! {
     ConflictingSuffixKept "conflicting-suffix-kept" {
         about: "the log keeps a conflicting suffix on disk",
         source: "Raft 5.3: delete the existing entry and all that follow it",
-        checkers: ["log_matching", "leader_completeness", "state_machine_safety", "durability", "applied_hash",
-            "hash_kv", "linearizability", "stale_reads", "process", "panic"],
+        checkers: LOST,
         trigger: ABSENCES,
         knobs: [("fault_every_ms", 500), ("store_commit_ms", 5_000)],
     }
@@ -346,19 +382,18 @@ mutations! {
     CommitOfOldTerm "commit-of-old-term" {
         about: "entries of former terms are committed by counting copies",
         source: "canon 2: Raft 5.4.2 and figure 8",
-        checkers: ["leader_completeness", "state_machine_safety", "applied_hash", "log_matching", "linearizability",
-            "stale_reads", "durability", "hash_kv", "panic"],
+        checkers: LOST,
         trigger: ABSENCES,
         knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500)],
     }
 
-    /// One copy less than a majority is enough: a majority of the others never saw what was acknowledged.
+    /// One copy less than a majority is enough: a majority of the others never saw what was acknowledged. No kind of
+    /// fault triggers it: state machine safety counts the copies at the commit.
     CommitWithoutMajority "commit-without-majority" {
         about: "entries are committed with one copy less than a majority",
         source: "Raft 5.3; an off-by-one in counting",
-        checkers: ["leader_completeness", "state_machine_safety", "applied_hash", "log_matching", "linearizability",
-            "stale_reads", "durability", "hash_kv", "panic"],
-        trigger: ABSENCES,
+        checkers: LOST,
+        trigger: &[],
         knobs: [],
     }
 
@@ -367,8 +402,7 @@ mutations! {
     BatchAppend "batch-append" {
         about: "raft-rs's batch_append is on, and appends are not checked",
         source: "our own find in raft-rs 0.7",
-        checkers: ["log_matching", "leader_completeness", "state_machine_safety", "applied_hash", "linearizability",
-            "stale_reads", "durability", "hash_kv", "process", "panic"],
+        checkers: LOST,
         trigger: ABSENCES,
         knobs: [],
     }
@@ -379,8 +413,7 @@ mutations! {
     ConfChangeUnguarded "conf-change-unguarded" {
         about: "changes of the membership overlap",
         source: "canon 1: raft-dev, July 2015; raft-rs's pending_conf_index",
-        checkers: ["election_safety", "leader_completeness", "state_machine_safety", "applied_hash", "hash_kv",
-            "linearizability"],
+        checkers: TWO_LEADERS,
         trigger: ABSENCES,
         knobs: [],
     }
@@ -392,7 +425,7 @@ mutations! {
     NoPreVote "no-pre-vote" {
         about: "there is neither pre-vote nor check-quorum",
         source: "canon 12: Cloudflare 2020-11-02; thesis 9.6",
-        checkers: ["progress"],
+        checkers: &["progress"],
         trigger: &[],
         knobs: [],
     }
@@ -402,7 +435,7 @@ mutations! {
     NoCheckQuorum "no-check-quorum" {
         about: "a leader without a quorum stays leader",
         source: "canon 13: thesis 6.2",
-        checkers: ["progress"],
+        checkers: &["progress"],
         trigger: &[],
         knobs: [],
     }
@@ -414,7 +447,7 @@ mutations! {
     ReadIndexBeforeOwnCommit "read-index-before-own-commit" {
         about: "a new leader serves reads before it has committed in its term",
         source: "canon 9: etcd #7331; thesis 6.4",
-        checkers: ["linearizability", "stale_reads"],
+        checkers: STALE,
         trigger: ABSENCES,
         knobs: [("fault_every_ms", 500)],
     }
@@ -424,7 +457,7 @@ mutations! {
     StockReadIndex "stock-read-index" {
         about: "a repeated read index opens its round again",
         source: "canon 10: etcd #20418, etcd-io/raft #397; unfixed in raft-rs 0.7",
-        checkers: ["linearizability", "stale_reads"],
+        checkers: STALE,
         trigger: &["duplicate"],
         knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500), ("clients", 8)],
     }
@@ -434,7 +467,7 @@ mutations! {
     LeaseReads "lease-reads" {
         about: "reads are served by lease, without a round",
         source: "canon 11: thesis 6.4.1; etcd's ReadOnlyLeaseBased",
-        checkers: ["linearizability", "stale_reads"],
+        checkers: STALE,
         trigger: ABSENCES,
         knobs: [("fault_every_ms", 500)],
     }
@@ -444,7 +477,7 @@ mutations! {
     ReadJoinsRound "read-joins-round" {
         about: "a read joins a round already under way",
         source: "our own; thesis 6.4 step 2",
-        checkers: ["linearizability", "stale_reads"],
+        checkers: STALE,
         trigger: &[],
         knobs: [],
     }
@@ -454,7 +487,7 @@ mutations! {
     ReadBeforeApply "read-before-apply" {
         about: "a read does not wait for apply",
         source: "our own; thesis 6.4 step 4",
-        checkers: ["linearizability", "stale_reads"],
+        checkers: STALE,
         trigger: &[],
         knobs: [],
     }
@@ -463,7 +496,7 @@ mutations! {
     FormerLifeAnswers "former-life-answers" {
         about: "answers to reads of a former life are accepted",
         source: "our own; etcd's read contexts are request ids for this",
-        checkers: ["linearizability", "stale_reads"],
+        checkers: STALE,
         trigger: RESTARTS,
         knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500)],
     }
@@ -472,7 +505,7 @@ mutations! {
     ReadNeverRetried "read-never-retried" {
         about: "a lost round of read index is not issued again",
         source: "etcd #9566: read index is dropped in silence while the leader changes",
-        checkers: ["progress"],
+        checkers: &["progress"],
         trigger: ABSENCES,
         knobs: [],
     }
@@ -484,7 +517,7 @@ mutations! {
     ReplyBeforeCommit "reply-before-commit" {
         about: "a client is answered when its put is proposed",
         source: "our own",
-        checkers: ["linearizability", "stale_reads", "revisions", "durability"],
+        checkers: &["revisions", "linearizability", "stale-reads", "durability"],
         trigger: &[],
         knobs: [],
     }
@@ -493,7 +526,7 @@ mutations! {
     ProposalTwice "proposal-twice" {
         about: "a repeated proposal is taken again",
         source: "our own; a MsgProp carries nothing to know it by",
-        checkers: ["linearizability", "stale_reads", "revisions"],
+        checkers: &["at-most-once", "linearizability", "stale-reads", "invariant-sum", "revisions"],
         trigger: &["duplicate"],
         knobs: [],
     }
@@ -503,7 +536,7 @@ mutations! {
     CompactionByMember "compaction-by-member" {
         about: "a compaction is refused by how busy the member is",
         source: "canon 25: etcd #18667, replicas that apply the same entry differently",
-        checkers: ["applied_hash", "hash_kv", "revisions", "linearizability"],
+        checkers: DIVERGED,
         trigger: &[],
         knobs: [],
     }

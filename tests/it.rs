@@ -26,6 +26,8 @@ mod differential;
 mod disk_contract;
 #[path = "it/durability.rs"]
 mod durability;
+#[path = "it/explain.rs"]
+mod explain;
 #[path = "it/faults.rs"]
 mod faults;
 #[path = "it/hostile_peers.rs"]
@@ -41,8 +43,12 @@ mod peer_codec;
 #[cfg(feature = "server")]
 #[path = "it/peer_oracle.rs"]
 mod peer_oracle;
+#[path = "it/linearizability.rs"]
+mod linearizability;
 #[path = "it/processes.rs"]
 mod processes;
+#[path = "it/scenarios.rs"]
+mod scenarios;
 #[path = "it/rot.rs"]
 mod rot;
 #[path = "it/sim_program.rs"]
@@ -51,6 +57,8 @@ mod sim_program;
 mod wal;
 #[path = "it/world.rs"]
 mod world;
+#[path = "it/zoo.rs"]
+mod zoo;
 
 #[cfg(feature = "server")]
 #[path = "it/authority.rs"]

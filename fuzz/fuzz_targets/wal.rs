@@ -2,7 +2,8 @@
 //! opened again.
 //!
 //! The first byte says where the input is cut in two segments, and whether a valid header goes in front, without which
-//! the fuzzer would have to guess a check value before it sees anything but the header's decoder.
+//! the fuzzer would have to guess a check value before it sees anything but the header's decoder. Sectors get their
+//! check values for the same reason, unless a third bit says otherwise.
 
 #![no_main]
 
@@ -21,9 +22,10 @@ fuzz_target!(|input: &[u8]| {
     let cut = if first & 1 == 0 { input.len() } else { input.len() * usize::from(*first) / 255 };
     let (one, two) = input.split_at(cut);
     let head = if first & 2 == 0 { Vec::new() } else { header() };
-    disk.plant("wal/0000000000000001.seg", &[&head, one].concat()).expect("a path");
+    let laid = |plain: &[u8]| if first & 4 == 0 { in_sectors(plain) } else { plain.to_vec() };
+    disk.plant("wal/0000000000000001.seg", &laid(&[&head, one].concat())).expect("a path");
     if cut < input.len() {
-        disk.plant("wal/0000000000000002.seg", two).expect("a path");
+        disk.plant("wal/0000000000000002.seg", &laid(two)).expect("a path");
     }
     let Ok((mut wal, recovered)) = Wal::open(Arc::new(disk.clone()), DIR, OPTIONS, 0) else { return };
     let last = wal.last_index();
@@ -42,4 +44,16 @@ fn header() -> Vec<u8> {
     let mut bytes = disk.contents("wal/0000000000000001.seg").expect("it is there");
     bytes.truncate(HEADER_BYTES as usize);
     bytes
+}
+
+fn in_sectors(plain: &[u8]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for plain in plain.chunks(508) {
+        let mut sector = plain.to_vec();
+        sector.resize(508, 0);
+        let check = crc32fast::hash(&sector);
+        file.extend(sector);
+        file.extend(check.to_le_bytes());
+    }
+    file
 }

@@ -13,7 +13,6 @@ pub const REQUIRED: &[&str] = &[
     "pre-vote refused",
     "leader learnt that it was deposed",
     "leader stepped down and knew no successor",
-    "new leader's messages waited for its term's fsync",
     // The log, in memory.
     "append refused because of a gap or a conflict",
     "follower truncated a conflicting suffix",
@@ -97,6 +96,8 @@ pub const OTHERS: &[&str] = &[
     "damaged store refused",
     "rot noticed while the store was at work",
     "rot refused in a finished segment",
+    // A cluster of one.
+    "new leader's messages waited for its term's fsync",
     // What no correct peer sends.
     "message refused that no correct peer sends",
 ];

@@ -501,7 +501,9 @@ fn open_blocks(blocks: Blocks, path: &str, cache_bytes: usize) -> Result<Backend
     // A rotten page is found now (0.5 s for a million rows, which are about to be read anyway), not served later.
     builder.set_check_integrity_on_open(!mutation!(RottedPageAccepted));
     match builder.create_with_backend(backend) {
-        Ok(db) => Ok(Backend { db: Some(db), path: path.to_string(), file: blocks, live: Live::default(), failed: false }),
+        Ok(db) => {
+            Ok(Backend { db: Some(db), path: path.to_string(), file: blocks, live: Live::default(), failed: false })
+        }
         Err(redb::DatabaseError::Storage(redb::StorageError::Io(source))) => Err(io(source)),
         Err(redb::DatabaseError::UpgradeRequired(found)) => {
             let detail = format!("redb file format {found}, which only older programs read");

@@ -3,11 +3,9 @@
 //! It knows the format and one file. It never writes, and says of bytes that do not verify only that they do not:
 //! what that means is `recovery`'s business.
 
-use std::sync::Arc;
-
 use super::error::Error;
 use super::format::{HEADER_BYTES, Header, HeaderError, Kind, PREFIX_BYTES, Position, Prefix, VERSION, verify_record};
-use crate::ports::disk::DiskFile;
+use super::sectors::Sectors;
 
 const READ_AHEAD_BYTES: u64 = 256 << 10;
 
@@ -20,7 +18,7 @@ pub struct Record<'a> {
 }
 
 pub struct Cursor {
-    file: Arc<dyn DiskFile>,
+    file: Sectors,
     path: String,
     len: u64,
     /// The file's bytes from `start` on.
@@ -30,7 +28,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    pub fn new(file: Arc<dyn DiskFile>, path: &str) -> Result<Cursor, Error> {
+    pub fn new(file: Sectors, path: &str) -> Result<Cursor, Error> {
         let len = file.len().map_err(Error::io("measure", path))?;
         Ok(Cursor { file, path: path.to_owned(), len, buffer: Vec::new(), start: 0, read_ahead: READ_AHEAD_BYTES })
     }
@@ -70,6 +68,14 @@ impl Cursor {
         Ok(Some(Record { kind: prefix.kind, payload, next }))
     }
 
+    /// Where what lies at `at` has rotted: of the sectors that a record there takes, as far as it can be told, the first
+    /// that was never written as it is.
+    pub fn rotten(&mut self, at: Position) -> Result<Option<u64>, Error> {
+        let prefix = self.bytes(at.offset, PREFIX_BYTES)?.and_then(|prefix| Prefix::decode(prefix, at.sequence));
+        let end = at.offset + prefix.map_or(PREFIX_BYTES, |prefix| prefix.record_bytes());
+        self.file.rotten(at.offset, end).map_err(Error::io("read", &self.path))
+    }
+
     pub fn header(&mut self) -> Result<Header, Error> {
         let path = self.path.clone();
         let Some(bytes) = self.bytes(0, HEADER_BYTES)? else {
@@ -81,6 +87,7 @@ impl Cursor {
                 Error::NotOurs { file: path, what: "it does not begin as one (or its first sector is damaged)".into() }
             }
             HeaderError::Version(version) => Error::NewerFormat { file: path, version, known: VERSION },
+            HeaderError::Older(version) => Error::OlderFormat { file: path, version, known: VERSION },
             HeaderError::Check => Error::corrupt(&path, 0, "the check value of its header is wrong"),
         })
     }

@@ -6,6 +6,8 @@
 use std::io;
 use std::path::Path;
 
+use super::sectors::place;
+
 /// The one way out that works whatever broke: the other members still have the data.
 const REBUILD: &str = "do not edit or delete single files; in a cluster remove this member, empty its data \
     directory and add it again; a single member is restored from a snapshot or from a backup of the directory";
@@ -33,6 +35,12 @@ pub enum Error {
         "wal: {file} has format version {version}, this program knows up to {known}; start the newer version again"
     )]
     NewerFormat { file: String, version: u32, known: u32 },
+
+    #[error(
+        "wal: {file} has format version {version}, this program reads {known} only; {REBUILD}, with a snapshot that the \
+         older version took"
+    )]
+    OlderFormat { file: String, version: u32, known: u32 },
 
     #[error(
         "wal: {file} is not a segment of this program's log: {what}; point --data-dir or --wal-dir at the right place"
@@ -73,7 +81,8 @@ impl Error {
         }
     }
 
+    /// `offset` is of the plain run of bytes.
     pub(super) fn corrupt(file: &str, offset: u64, what: impl Into<String>) -> Error {
-        Error::Corrupt { file: file.to_owned(), offset, what: what.into() }
+        Error::Corrupt { file: file.to_owned(), offset: place(offset), what: what.into() }
     }
 }

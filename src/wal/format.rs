@@ -12,7 +12,8 @@
 use lockstep_proto::raftpb::HardState;
 
 pub const MAGIC: [u8; 8] = *b"LSTPWAL\0";
-pub const VERSION: u32 = 1;
+/// 1 had no check values of sectors.
+pub const VERSION: u32 = 2;
 /// A header lies in one sector, so that it is there whole or not at all.
 pub const HEADER_BYTES: u64 = 128;
 /// The most one record may hold; a length above it is damage.
@@ -95,6 +96,7 @@ pub struct Header {
 pub enum HeaderError {
     Magic,
     Version(u32),
+    Older(u32),
     Check,
 }
 
@@ -133,6 +135,9 @@ impl Header {
         let version = u32_at(bytes, 8);
         if version > VERSION {
             return Err(HeaderError::Version(version));
+        }
+        if version == VERSION - 1 {
+            return Err(HeaderError::Older(version));
         }
         let previous_chain = u32_at(bytes, 12);
         if version != VERSION || header_check(previous_chain, bytes) != u32_at(bytes, 124) {

@@ -13,7 +13,7 @@ use prost::Message;
 use super::cursor::Cursor;
 use super::error::Error;
 use super::format::{Kind, Position, u32_at};
-use crate::ports::disk::DiskFile;
+use super::sectors::Sectors;
 
 const RUN_BYTES: u64 = 64 << 10;
 
@@ -31,7 +31,7 @@ struct Run {
 
 #[derive(Clone, Debug)]
 pub struct Segment {
-    pub file: Arc<dyn DiskFile>,
+    pub file: Sectors,
     pub path: String,
 }
 

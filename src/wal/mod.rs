@@ -28,12 +28,16 @@
 //! 6. **A lost last segment is noticed**, since the segment before it ends with a note that its successor's name was
 //!    durable.
 //!
-//! So a flipped bit in anything synced is refused, in the last record too, as long as the mark behind it reached the
-//! disk: always after kill -9 or an orderly stop, and after a power cut for all but the newest sync of an idle log.
-//! What remains is a double fault, rot of the newest sync *and* the loss of its mark (one page that became unreadable
-//! zeros, say): no single machine can tell that from a torn tail ("Protocol-Aware Recovery for Consensus-Based
-//! Storage", FAST '18, section 3.4). Two nets are behind it: the caller refuses a log that ends before the store's
-//! consistent index, and `Recovered::repaired` says what was cut.
+//! 7. **A sector that was never written as it is, is rot.** Each sector of 512 bytes ends with its own check value, and
+//!    disks write sectors whole or not at all. So a crash leaves sectors that verify, older or newer ones, and a record
+//!    that does not verify because of a sector that does not verify has rotted, whether a mark lies behind it or not.
+//!
+//! So a flipped bit in anything synced is refused, in the last record too, also when a power cut took the mark behind
+//! it. What remains is a lost write in the newest sync *and* the loss of its mark: a sector that the disk reported as
+//! written and that comes back as its former, valid self, or as zeros. No single machine can tell that from a torn tail
+//! ("Protocol-Aware Recovery for Consensus-Based Storage", FAST '18, section 3.4). Two nets are behind it: the caller
+//! refuses a log that ends before the store's consistent index, and `Recovered::repaired` says what was cut. The price:
+//! a bit that flips in the unused rest of the sector where the log ends is refused, too.
 //!
 //! # Recycled segments
 //!
@@ -46,6 +50,7 @@ mod error;
 mod format;
 mod index;
 mod recovery;
+mod sectors;
 mod segment;
 mod writer;
 

@@ -15,9 +15,10 @@ use super::format::{
     words,
 };
 use super::index::{Index, Segment};
+use super::sectors::{Sectors, whole_sectors};
 use super::segment::{Builder, Listing, SPARES, join, segment_name};
 use super::writer::{Metadata, Options, Wal, first_position};
-use crate::ports::disk::{Disk, DiskFile, Open};
+use crate::ports::disk::{Disk, Open};
 
 const COPY_BYTES: u64 = 256 << 10;
 const SCAN_BYTES: u64 = 16 << 10;
@@ -128,6 +129,7 @@ fn open_segments(disk: &dyn Disk, dir: &str, listing: &Listing) -> Result<Vec<(S
         }
         let path = join(dir, &segment_name(*sequence));
         let file = disk.open(&path, Open::Existing).map_err(Error::io("open", &path))?;
+        let file = Sectors::new(file);
         let header = Cursor::new(file.clone(), &path)?.with_read_ahead(0).header()?;
         if header.sequence != *sequence || header.sequence == u64::MAX || header.first_index == 0 {
             return Err(Error::corrupt(&path, 0, format!("its header says segment {:016x}", header.sequence)));
@@ -210,6 +212,10 @@ fn check_last(replay: &mut Replay, segment: &Segment, header: &Header, dir: &str
         }
         at = behind;
     }
+    if let Some(sector) = cursor.rotten(at)? {
+        let what = format!("the sector at offset {sector} is not as it ever was written");
+        return Err(Error::corrupt(&segment.path, at.offset, what));
+    }
     let leftovers = scan_behind(&mut cursor, &segment.path, at)?;
     Ok(Tail { end: at, len: cursor.len(), synced_to, leftovers })
 }
@@ -257,13 +263,13 @@ fn settle(builder: &Builder<'_>, segment: &Segment, tail: &Tail) -> Result<Optio
     sometimes!(leftovers.records, "torn tail repaired");
     sometimes!(torn && !leftovers.records, "torn mark wiped");
     if torn {
-        fill(&*segment.file, &segment.path, end, leftovers.end, |_, _| Ok(()))?;
+        fill(&segment.file, &segment.path, end, leftovers.end, |_, _| Ok(()))?;
     }
     // What no mark vouches for may be in the page cache only, and after an fsync error of a former process it may even
     // count as clean there. Written again, it is dirty again.
     if builder.sync && (end > tail.synced_to || torn) {
         sometimes!(end > tail.synced_to + MARK_RECORD_BYTES, "tail without a mark made durable again");
-        let file = &*segment.file;
+        let file = &segment.file;
         fill(file, &segment.path, tail.synced_to, end, |offset, out| {
             file.read_at(offset, out).map_err(Error::io("read", &segment.path))
         })?;
@@ -277,7 +283,7 @@ fn settle(builder: &Builder<'_>, segment: &Segment, tail: &Tail) -> Result<Optio
 
 /// Overwrites `from..to` in pieces with what `source` puts into the zeros it is given.
 fn fill(
-    file: &dyn DiskFile,
+    file: &Sectors,
     path: &str,
     from: u64,
     to: u64,
@@ -287,7 +293,9 @@ fn fill(
     let mut offset = from;
     while offset < to {
         buffer.clear();
-        buffer.resize(COPY_BYTES.min(to - offset) as usize, 0);
+        // A write ends its last sector: only the last piece may end in the middle of one.
+        let end = to.min(whole_sectors(offset + COPY_BYTES));
+        buffer.resize((end - offset) as usize, 0);
         source(offset, &mut buffer)?;
         file.write_at(offset, &buffer).map_err(Error::io("write", path))?;
         offset += buffer.len() as u64;

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::error::Error;
 use super::format::Header;
-use crate::ports::disk::{Disk, DiskFile, Open};
+use super::sectors::{SECTOR_BYTES, Sectors};
+use crate::ports::disk::{Disk, Open};
 
 /// Spare files kept for the next segments; more are removed.
 pub const SPARES: usize = 2;
@@ -75,17 +76,18 @@ pub struct Builder<'a> {
 
 impl Builder<'_> {
     /// Makes the segment `header` describes, out of a spare file where there is one, and gives it its name durably.
-    pub fn build(&self, header: &Header, spare: Option<&str>) -> Result<Arc<dyn DiskFile>, Error> {
+    pub fn build(&self, header: &Header, spare: Option<&str>) -> Result<Sectors, Error> {
         let from = match spare {
             Some(name) => join(self.dir, name),
             None => self.zeroed(BUILDING)?,
         };
         let file = self.disk.open(&from, Open::Existing).map_err(Error::io("open", &from))?;
-        if file.len().map_err(Error::io("measure", &from))? < self.bytes {
-            file.allocate(self.bytes).map_err(Error::io("allocate", &from))?;
+        if file.len().map_err(Error::io("measure", &from))? < self.file_bytes() {
+            file.allocate(self.file_bytes()).map_err(Error::io("allocate", &from))?;
         }
+        let file = Sectors::new(file);
         file.write_at(0, &header.encode()).map_err(Error::io("write", &from))?;
-        self.sync_file(&*file, &from)?;
+        self.sync_file(&file, &from)?;
         let to = join(self.dir, &segment_name(header.sequence));
         self.disk.rename(&from, &to).map_err(Error::io("name", &to))?;
         if !mutation!(SegmentNameNotSynced) {
@@ -94,8 +96,12 @@ impl Builder<'_> {
         Ok(file)
     }
 
-    pub fn sync_file(&self, file: &dyn DiskFile, path: &str) -> Result<(), Error> {
+    pub fn sync_file(&self, file: &Sectors, path: &str) -> Result<(), Error> {
         if self.sync { file.sync_data().map_err(Error::io("fsync", path)) } else { Ok(()) }
+    }
+
+    fn file_bytes(&self) -> u64 {
+        self.bytes.next_multiple_of(SECTOR_BYTES)
     }
 
     pub fn sync_dir(&self) -> Result<(), Error> {
@@ -109,7 +115,7 @@ impl Builder<'_> {
             self.disk.remove(&path).map_err(Error::io("remove", &path))?;
         }
         let file = self.disk.open(&path, Open::CreateNew).map_err(Error::io("create", &path))?;
-        if let Err(error) = file.allocate(self.bytes) {
+        if let Err(error) = file.allocate(self.file_bytes()) {
             // The first error is the one to tell.
             let _ = self.disk.remove(&path);
             return Err(Error::io("allocate", &path)(error));
@@ -153,7 +159,7 @@ impl Spare {
         let builder = Builder { disk: &*self.disk, dir: &self.dir, bytes: self.bytes, sync: self.sync };
         let from = builder.zeroed(FRESH_BUILDING)?;
         let file = self.disk.open(&from, Open::Existing).map_err(Error::io("open", &from))?;
-        builder.sync_file(&*file, &from)?;
+        builder.sync_file(&Sectors::new(file), &from)?;
         let to = join(&self.dir, FRESH);
         self.disk.rename(&from, &to).map_err(Error::io("name", &to))?;
         builder.sync_dir()?;

@@ -14,8 +14,9 @@ use super::format::{
     encode_record, encode_words, record_bytes, u32_at,
 };
 use super::index::{Index, Reader, Segment};
+use super::sectors::{Sectors, file_bytes};
 use super::segment::{Builder, Listing, Preparation, SPARES, Spare, join, segment_name, spare_name};
-use crate::ports::disk::{Disk, DiskFile};
+use crate::ports::disk::Disk;
 
 const STATE_RECORD_BYTES: u64 = 64;
 /// A buffer that one huge batch left behind is not kept for ever.
@@ -51,7 +52,7 @@ pub struct Wal {
     pub(super) metadata: Metadata,
     pub(super) state: State,
     pub(super) index: Arc<RwLock<Index>>,
-    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) file: Sectors,
     pub(super) path: String,
     /// The present segment's size.
     pub(super) size: u64,
@@ -84,8 +85,8 @@ impl Wal {
             previous_chain: 0,
             state: State::default(),
         };
-        let size = options.segment_bytes.max(HEADER_BYTES + RESERVE_BYTES);
-        let builder = Builder { disk: &*disk, dir, bytes: size, sync: options.sync };
+        let bytes = options.segment_bytes.max(file_bytes(HEADER_BYTES + RESERVE_BYTES));
+        let builder = Builder { disk: &*disk, dir, bytes, sync: options.sync };
         let file = builder.build(&header, None)?;
         if options.sync {
             // The folders on the way may be new as well.
@@ -94,6 +95,7 @@ impl Wal {
             }
         }
         let path = join(dir, &segment_name(1));
+        let size = file.len().map_err(Error::io("measure", &path))?;
         let mut index = Index::new(1);
         index.segments.insert(1, Segment { file: file.clone(), path: path.clone() });
         Ok(Wal {
@@ -205,7 +207,7 @@ impl Wal {
         if self.at.offset == self.clean || !self.options.sync {
             return Ok(());
         }
-        let result = self.builder().sync_file(&*self.file, &self.path);
+        let result = self.builder().sync_file(&self.file, &self.path);
         sometimes!(result.is_err(), "fsync of the log failed");
         if !mutation!(FsyncErrorIgnored) {
             self.keep(result)?;
@@ -323,7 +325,7 @@ impl Wal {
     /// All of this segment is durable before the next has its name, so only the last segment ever has a torn tail.
     fn rotate(&mut self, need: u64) -> Result<(), Error> {
         if self.synced < self.at.offset {
-            self.builder().sync_file(&*self.file, &self.path)?;
+            self.builder().sync_file(&self.file, &self.path)?;
             self.synced = self.at.offset;
         }
         let header = Header {
@@ -338,8 +340,8 @@ impl Wal {
         let spare = self.spares.pop().or_else(|| self.preparation.take());
         sometimes!(spare.is_some(), "segment recycled");
         sometimes!(need + RESERVE_BYTES + HEADER_BYTES > self.options.segment_bytes, "segment made long for a batch");
-        let size = self.options.segment_bytes.max(HEADER_BYTES + need + RESERVE_BYTES);
-        let file = Builder { bytes: size, ..self.builder() }.build(&header, spare.as_deref())?;
+        let bytes = self.options.segment_bytes.max(file_bytes(HEADER_BYTES + need + RESERVE_BYTES));
+        let file = Builder { bytes, ..self.builder() }.build(&header, spare.as_deref())?;
 
         // From here on the new name is durable: say so where the old segment ends.
         sometimes!("log went on in a new segment");
@@ -347,7 +349,7 @@ impl Wal {
         self.buffer.clear();
         encode_words(&mut self.buffer, &mut at, Kind::Next, &[header.sequence]);
         self.file.write_at(self.at.offset, &self.buffer).map_err(Error::io("write", &self.path))?;
-        self.builder().sync_file(&*self.file, &self.path)?;
+        self.builder().sync_file(&self.file, &self.path)?;
 
         self.path = join(&self.dir, &segment_name(header.sequence));
         self.file = file.clone();

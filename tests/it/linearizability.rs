@@ -160,10 +160,16 @@ fn histories_written_by_hand() {
 fn a_story_names_who_and_when() {
     let history = "1 2 put k a -> ok\n3 4 put j x -> ok\n5 6 put k b -> ok\n7 8 get j -> x\n9 11 get k -> a";
     let story = judge(&parse(history), 1_000).expect_err("a stale read").story;
-    insta::assert_snapshot!(
-        story,
-        @"operation 5 of client 5 read k=a (asked at 0.009s, answered at 0.011s), what operation 1 of client 1 (put k=a, asked at 0.001s, answered at 0.002s) wrote, though operation 3 of client 3 (put k=b, asked at 0.005s, answered at 0.006s) had completed before it was asked; operations: 1 3 5"
-    );
+    insta::assert_snapshot!(story.replace(", ", ",\n"), @r"
+    operation 5 of client 5 read k=a (asked at 0.009s,
+    answered at 0.011s),
+    what operation 1 of client 1 (put k=a,
+    asked at 0.001s,
+    answered at 0.002s) wrote,
+    though operation 3 of client 3 (put k=b,
+    asked at 0.005s,
+    answered at 0.006s) had completed before it was asked; operations: 1 3 5
+    ");
 }
 
 /// A search that may try too little says so, and does not call it a failure.
@@ -194,7 +200,7 @@ fn long_linear_executions_pass_in_few_steps() {
 #[test]
 fn agrees_with_every_order() {
     let (mut linear, mut not) = (0, 0);
-    for seed in 0..12_000 {
+    for seed in 0..6_000 {
         let draw = Draw::tiny(seed);
         compare(seed, &draw, &draw.history);
         let mut changed = draw.history.clone();
@@ -320,10 +326,13 @@ impl Store {
     }
 }
 
+/// When it was asked; when it was answered, and how; what it was.
+type Left<'a> = (u64, Option<(u64, &'a Outcome)>, &'a Operation);
+
 /// Tries every order, with the store itself as the judge. Revision 0 and no versions: not told.
 fn every_order(history: &[Asked]) -> bool {
     let settled = |asked: &&Asked| !matches!(asked.answered, Some((_, Outcome::Refused { .. })));
-    let left: Vec<(u64, Option<(u64, &Outcome)>, &Operation)> = history
+    let left: Vec<Left<'_>> = history
         .iter()
         .filter(settled)
         .map(|asked| {
@@ -334,7 +343,7 @@ fn every_order(history: &[Asked]) -> bool {
     order(&Store::new(), &left)
 }
 
-fn order(store: &Store, left: &[(u64, Option<(u64, &Outcome)>, &Operation)]) -> bool {
+fn order(store: &Store, left: &[Left<'_>]) -> bool {
     let Some(first) = left.iter().filter_map(|(_, told, _)| told.map(|(time, _)| time)).min() else { return true };
     (0..left.len()).any(|next| {
         let (asked, told, operation) = &left[next];
@@ -374,7 +383,7 @@ fn is_same(told: &Outcome, right: &Outcome) -> bool {
 struct Draw {
     history: Vec<Asked>,
     revisions: bool,
-    /// Some operation spans all keys.
+    /// There is but one key. Several groups may claim the same revision that nobody was told; the search allows that.
     one_group: bool,
 }
 
@@ -447,9 +456,7 @@ impl Draw {
                 _ => _ = moments.insert((moment, nth), (asked, Some(asked + takes))),
             }
         }
-        let mut count = 0;
-        for ((moment, _), (asked, answered)) in moments {
-            count += 1;
+        for (count, ((moment, _), (asked, answered))) in moments.into_iter().enumerate() {
             let operation = operation(random, &keys, &store, &mut |_| format!("v{count}"));
             let outcome = (moment != u64::MAX).then(|| store.apply(&operation));
             let answered = answered.map(|time| (time, outcome.expect("what is answered took effect")));

@@ -330,7 +330,16 @@ fn damage_is_told_where_it_is_and_what_to_do() {
     );
     check(
         |disk| disk.flip_bit("member/wal/0000000000000003.seg", 9, 0).unwrap(),
-        &["0000000000000003.seg has format version 257", "start the newer version again"],
+        &["0000000000000003.seg has format version 258", "start the newer version again"],
+    );
+    check(
+        |disk| {
+            let path = "member/wal/0000000000000003.seg";
+            let mut bytes = disk.contents(path).unwrap();
+            bytes[8] = 1;
+            disk.plant(path, &bytes).unwrap();
+        },
+        &["0000000000000003.seg has format version 1", "snapshot"],
     );
     check(
         |disk| disk.rename("member/wal/0000000000000003.seg", "member/wal/0000000000000004.seg").unwrap(),
@@ -730,6 +739,22 @@ proptest! {
     }
 }
 
+/// As it lies in the file: 508 bytes and their check value in each sector.
+fn in_sectors(plain: &[u8]) -> Vec<u8> {
+    let sector = |plain: &[u8]| {
+        let mut sector = plain.to_vec();
+        sector.resize(508, 0);
+        let check = crc32fast::hash(&sector);
+        sector.extend(check.to_le_bytes());
+        sector
+    };
+    plain.chunks(508).flat_map(sector).collect()
+}
+
+fn plain(file: &[u8]) -> Vec<u8> {
+    file.chunks_exact(512).flat_map(|sector| sector[..508].to_vec()).collect()
+}
+
 /// A segment written by hand from `docs/wal-format.md`.
 struct Handmade {
     bytes: Vec<u8>,
@@ -739,7 +764,7 @@ struct Handmade {
 impl Handmade {
     /// The words are those at offset 16 and on.
     fn new(words: [u64; 11]) -> Handmade {
-        let mut bytes = b"LSTPWAL\0\x01\0\0\0\0\0\0\0".to_vec();
+        let mut bytes = b"LSTPWAL\0\x02\0\0\0\0\0\0\0".to_vec();
         bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         bytes.resize(124, 0);
         let check = crc32fast::hash(&bytes);
@@ -768,7 +793,7 @@ impl Handmade {
 
     fn open(&self, name: &str) -> Result<Recovered, Error> {
         let disk = MemDisk::new();
-        disk.plant(&format!("{DIR}/{name}.seg"), &self.bytes).unwrap();
+        disk.plant(&format!("{DIR}/{name}.seg"), &in_sectors(&self.bytes)).unwrap();
         open(&disk).map(|(_, recovered)| recovered)
     }
 }
@@ -793,10 +818,10 @@ fn the_format_is_the_documented_one() {
 
     // And the log writes what was written by hand above.
     let disk = MemDisk::new();
-    disk.plant(&format!("{DIR}/{name}.seg"), &[head().bytes, vec![0; 1000]].concat()).unwrap();
+    disk.plant(&format!("{DIR}/{name}.seg"), &in_sectors(&[head().bytes, vec![0; 1000]].concat())).unwrap();
     let (mut wal, _) = open(&disk).unwrap();
     wal.append(Some(&hard_state(6, 7, 5)), &[entry(5, 2, 11)]).unwrap();
-    let written = disk.contents(&format!("{DIR}/{name}.seg")).unwrap();
+    let written = plain(&disk.contents(&format!("{DIR}/{name}.seg")).unwrap());
     let by_hand = head().record(1, &encoded(&entry(5, 2, 11))).record(2, &words(&[6, 7, 5])).bytes;
     assert!(written.starts_with(&by_hand), "{written:x?}\n{by_hand:x?}");
 

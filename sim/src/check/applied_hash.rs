@@ -68,8 +68,8 @@ impl AppliedHash {
         let (hash, other) = *state.hash.get_or_insert((found.hash, member));
         if hash != found.hash {
             let story = format!(
-                "at index {index}, revision {revision}, the HashKV of member {member} is {:08x}, that of member {other} \
-                 was {hash:08x}",
+                "at index {index}, revision {revision}, the HashKV of member {member} is {:08x}, that of member \
+                 {other} was {hash:08x}",
                 found.hash
             );
             return object("different hashes at an index", story);

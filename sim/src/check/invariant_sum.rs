@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use lockstep::mvcc::View;
 use lockstep::mvcc::read::{RangeOptions, Read};
 
-use super::{Checker, Objection, Seen};
+use super::{Checker, Objection, Seen, object_naming};
 use crate::history::{Operation, Outcome};
 use crate::workload::bank;
 
@@ -42,8 +42,9 @@ impl Checker for InvariantSum {
             } => match bank_of(key) {
                 Some(bank) if bank::statement(bank) == (key.clone(), end.clone()) => {
                     let accounts = found.iter().cloned().collect();
-                    let whose = format!("operation {number}, client {client} at member {member:x}, revision {revision}");
-                    self.judge("a statement does not add up", &accounts, &whose)
+                    let whose = format!("client {client} at member {member:x}, revision {revision}");
+                    let judged = self.judge("a statement does not add up", &accounts, &whose);
+                    judged.or_else(|objection| object_naming(objection.place, objection.story, &[*number]))
                 }
                 _ => Ok(()),
             },

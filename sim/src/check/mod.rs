@@ -13,8 +13,10 @@
 //! revisions                                  revisions.rs            etcd #17780
 //! the same state at the same index           applied_hash.rs         etcd #13766
 //! the same hash at rest                      hash_kv.rs              etcd's corruption check
+//! the bank's sum                             invariant_sum.rs        txns torn apart
 //! nothing acknowledged is lost               durability.rs           etcd #14370
 //! reads are not stale, or made up            stale_reads.rs          etcd #20418, thesis 6.4
+//! one order of all operations                linearizability/        Herlihy and Wing; Wing and Gong; Lowe
 //! transfers keep the sum                     invariant_sum.rs        the bank of Jepsen's tests
 //! progress                                   progress.rs             Cloudflare 2020
 //! ```
@@ -116,9 +118,10 @@ pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
         Box::new(revisions::Revisions::new()),
         Box::new(applied_hash::AppliedHash::new(members)),
         Box::new(hash_kv::HashKvAtRest::new()),
-        Box::new(invariant_sum::InvariantSum::default()),
         Box::new(stale_reads::StaleReads::new()),
         Box::new(linearizability::Linearizability::default()),
+        Box::new(invariant_sum::InvariantSum::default()),
+        // linearizability comes here
         Box::new(progress::Progress::new(members, knobs.core_ms)),
     ]
 }

@@ -108,7 +108,8 @@ impl Progress {
     fn asked(&mut self, now_us: u64, number: u64, client: u64, member: u64, operation: &Operation) {
         self.open.insert(number, Open { since_us: now_us, client, member, operation: operation.clone() });
         if let Some(wants) = self.core.as_mut().and_then(|core| core.waiting.get_mut(&client)) {
-            wants.asked_write |= !operation.is_read();
+            // A compaction may rightly be refused.
+            wants.asked_write |= !operation.is_read() && !matches!(operation, Operation::Compact { .. });
         }
     }
 
@@ -202,8 +203,8 @@ impl Progress {
         line(
             story,
             format_args!(
-                "leader {id} of term {term}: commit {commit} behind last {last}: needs {needs} of {} members, waits for \
-                 acks of {}",
+                "leader {id} of term {term}: commit {commit} behind last {last}: needs {needs} of {} members, waits \
+                 for acks of {}",
                 self.members,
                 if lacking.is_empty() { "members that have the entries".to_owned() } else { lacking.join(", ") }
             ),
@@ -255,8 +256,8 @@ impl Progress {
         }
         let ids: Vec<u64> = (1..=self.members).collect();
         let mut story = format!(
-            "everything was healed, and still member {} ends with commit {} and view {applied}, member {} with commit {} \
-             and view {first_applied}",
+            "everything was healed, and still member {} ends with commit {} and view {applied}, member {} with commit \
+             {} and view {first_applied}",
             status.id, status.commit, first.id, first.commit
         );
         self.who_waits(&mut story, &ids, now_us);

@@ -1,4 +1,5 @@
-//! The data of the picture as JSON, compact: columns of numbers, differences instead of times, and the trace's lines once.
+//! The data of the picture as JSON, compact: columns of numbers, differences instead of times, and each line of the
+//! trace once.
 //!
 //! `model.js` reads it. Lanes are places in `members`; `null` is "to the end" or "not reached".
 //!
@@ -8,12 +9,13 @@
 //! texts       {nth message: its text}, for those whose trace line does not hold it
 //! states      lane, role, term, commit, applied, at - the at before, line - the line before;     flat, by at
 //! lives       [lane, from, to|null, ended by, line]             faults         [from, to, [lane], kind, text, line]
-//! operations  [number, client, lane, from, to|null, text, done|read|refused|unknown, answer, line]
+//! operations  [number, client, lane, from, to, whether it stays open, text, done|read|refused|unknown, answer, line]
 //! lines       the trace; a line that was left out for size is ""
 //! verdict     {word, named: [[operation, mark]]}                focus          [from, to]
+//! delay       what a message takes, mostly
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{focus, mark, push};
 use crate::history::Outcome;
@@ -36,7 +38,14 @@ pub fn json(scenario_name: &str, report: &Report, timeline: &Timeline) -> String
     push(&mut out, format_args!(",\"end\":{}", timeline.end_us));
     push(&mut out, format_args!(",\"core\":{},\"rest\":{}", number(timeline.core_us), number(timeline.rest_us)));
     let (from, to) = focus(report);
-    push(&mut out, format_args!(",\"focus\":[{from},{to}],\"verdict\":{{\"word\":\"{}\",\"named\":", report.verdict.word()));
+    push(
+        &mut out,
+        format_args!(
+            ",\"focus\":[{from},{to}],\"delay\":{},\"verdict\":{{\"word\":\"{}\",\"named\":",
+            usual_delay_us(timeline),
+            report.verdict.word()
+        ),
+    );
     let named = timeline.operations.iter().filter_map(|span| Some((span.number, mark(report, span)?)));
     list(&mut out, named, |out, (number, mark)| push(out, format_args!("[{number},\"{mark}\"]")));
     out.push_str("},\"members\":");
@@ -89,9 +98,10 @@ pub fn json(scenario_name: &str, report: &Report, timeline: &Timeline) -> String
         push(out, format_args!(",{}]", fault.line));
     });
     out.push_str(",\"operations\":");
+    let ends = ends(timeline);
     list(&mut out, sorted(&timeline.operations, |span: &Span| (span.from_us, span.number)), |out, span| {
         let Span { number: nth, client, member, from_us, to_us, .. } = span;
-        push(out, format_args!("[{nth},{client},{},{from_us},{},", lane(*member), number(*to_us)));
+        push(out, format_args!("[{nth},{client},{},{from_us},{},{},", lane(*member), ends[nth], to_us.is_none()));
         string(out, &span.operation.to_string());
         push(out, format_args!(",\"{}\",", outcome_word(span.outcome.as_ref())));
         string(out, &span.outcome.as_ref().map_or("open".into(), Outcome::to_string));
@@ -120,6 +130,26 @@ pub fn members(timeline: &Timeline) -> Vec<u64> {
     ids.extend(timeline.faults.iter().flat_map(|fault| fault.members.iter().copied()));
     ids.extend(timeline.operations.iter().map(|span| span.member));
     ids.into_iter().collect()
+}
+
+/// Until when an operation is drawn. One that nobody answered stays open for ever, but its client gave up at the latest
+/// when it asked for something else.
+pub fn ends(timeline: &Timeline) -> BTreeMap<u64, u64> {
+    let mut next: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut ends = BTreeMap::new();
+    for span in sorted(&timeline.operations, |span: &Span| (span.from_us, span.number)).into_iter().rev() {
+        let next_us = next.insert(span.client, span.from_us).unwrap_or(timeline.end_us);
+        ends.insert(span.number, span.to_us.unwrap_or(next_us.max(span.from_us)));
+    }
+    ends
+}
+
+/// A message without an arrival that is younger than this at the end of the run may still have been on its way.
+pub fn usual_delay_us(timeline: &Timeline) -> u64 {
+    let mut delays: Vec<u64> =
+        timeline.messages.iter().filter_map(|arrow| Some(arrow.arrived_us?.saturating_sub(arrow.sent_us))).collect();
+    delays.sort_unstable();
+    delays.get(delays.len() / 2).copied().unwrap_or(1_000)
 }
 
 /// Colour and legend of an operation.

@@ -116,8 +116,9 @@ pub fn focus(report: &Report) -> (u64, u64) {
         return (0, timeline.end_us);
     }
     let named: Vec<&Span> = timeline.operations.iter().filter(|span| mark(report, span).is_some()).collect();
+    let ends = data::ends(timeline);
     let from = named.iter().map(|span| span.from_us).min().unwrap_or(timeline.end_us.saturating_sub(1_000_000));
-    let to = named.iter().map(|span| span.to_us.unwrap_or(timeline.end_us)).max().unwrap_or(timeline.end_us);
+    let to = named.iter().map(|span| ends[&span.number]).max().unwrap_or(timeline.end_us);
     let margin = (to.saturating_sub(from) / 8).max(20_000);
     (from.saturating_sub(margin), (to + margin).min(timeline.end_us.max(to)))
 }
@@ -181,14 +182,18 @@ fn tables(scenario_name: &str, report: &Report, timeline: &Timeline) -> String {
             let lasts = print_time(fault.to_us.saturating_sub(fault.from_us));
             let lasts = if fault.to_us > fault.from_us { lasts.as_str() } else { "" };
             let (at, text) = (seconds(fault.from_us), escape(&fault.text));
-            let row = format_args!("<tr data-at=\"{nth}\"><td class=\"number\">{at}<td>{lasts}<td>{text}<td>{members}\n");
+            let row =
+                format_args!("<tr data-at=\"{nth}\"><td class=\"number\">{at}<td>{lasts}<td>{text}<td>{members}\n");
             push(&mut out, row);
         }
         out.push_str("</table></div>\n");
     }
     if !report.scenario.exceptions.is_empty() {
         let count = report.scenario.exceptions.len();
-        push(&mut out, format_args!("<h2>Choices that are not the constant: {count}</h2>\n<div class=\"scroll\"><pre>"));
+        push(
+            &mut out,
+            format_args!("<h2>Choices that are not the constant: {count}</h2>\n<div class=\"scroll\"><pre>"),
+        );
         for exception in report.scenario.exceptions.iter().take(CHOICES_LISTED) {
             push(&mut out, format_args!("{}\n", escape(&exception.to_string())));
         }
@@ -205,13 +210,15 @@ fn tables(scenario_name: &str, report: &Report, timeline: &Timeline) -> String {
     out
 }
 
-/// The line that brings the same run again; a name that a shell would take apart is quoted.
+/// The line that brings the same run again. A scenario may go by its name alone; one that a shell would take apart is
+/// quoted.
 fn command(scenario_name: &str) -> String {
+    let extension = if scenario_name.ends_with(".scenario") { "" } else { ".scenario" };
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
     if !scenario_name.is_empty() && !scenario_name.starts_with('-') && scenario_name.chars().all(is_plain) {
-        return format!("lockstep-sim replay {scenario_name}");
+        return format!("lockstep-sim replay {scenario_name}{extension}");
     }
-    format!("lockstep-sim replay -- '{}'", scenario_name.replace('\'', r"'\''"))
+    format!("lockstep-sim replay -- '{}{extension}'", scenario_name.replace('\'', r"'\''"))
 }
 
 /// `1.250000 s`, without the zeros at its end.

@@ -4,8 +4,8 @@
  * paint.js    draws what is in view
  * explain.js  pointing, selecting, filters, keys; starts it all
  *
- * The three are one script, in one function. Everything comes from the JSON in #run (written by data.rs, which says what
- * each number means). Nothing is loaded, and no text of the run ever becomes markup: it goes into `textContent` or onto
+ * The three are one script, in one function. Everything comes from the JSON in #run (written by data.rs, which says
+ * what each number means). Nothing is loaded, and no text of the run ever becomes markup: it goes into `textContent` or onto
  * a canvas. Colours live in explain.css. Times are virtual microseconds. */
 "use strict";
 
@@ -24,16 +24,38 @@ for (let i = 0, sent = 0, line = 0; i < run.messages.length; i += 6) {
   const text = run.texts[i / 6] ?? null;
   messages.push({ what: "message", from, to, kind, at: sent, end: took < 0 ? null : sent + took, line, text });
 }
-/** What a lost message would have taken, for its slope. */
-const usualDelay = (() => {
-  const delays = messages.filter((m) => m.end !== null).map((m) => m.end - m.at).sort((a, b) => a - b);
-  return delays.length ? delays[delays.length >> 1] : 1000;
-})();
+/** Without an arrival, and not because the run ended before. */
+const isLost = (m) => m.end === null && m.at + run.delay < run.end;
 
-const lives = run.lives.map(([lane, at, end, why, line]) => ({ what: "life", lane, at, end: end ?? run.end, why, line }));
-const faults = run.faults.map(([at, end, lanes, kind, text, line]) => ({ what: "fault", at, end, lanes, kind, text, line }));
-const operations = run.operations.map(([number, client, lane, at, end, text, outcome, answer, line]) => ({
-  what: "operation", number, client, lane, at, end: end ?? run.end, isOpen: end === null, text, outcome, answer, line,
+const lives = run.lives.map(([lane, at, end, why, line]) => ({
+  what: "life",
+  lane,
+  at,
+  end: end ?? run.end,
+  why,
+  line,
+}));
+const faults = run.faults.map(([at, end, lanes, kind, text, line]) => ({
+  what: "fault",
+  at,
+  end,
+  lanes,
+  kind,
+  text,
+  line,
+}));
+const operations = run.operations.map(([number, client, lane, at, end, isOpen, text, outcome, answer, line]) => ({
+  what: "operation",
+  number,
+  client,
+  lane,
+  at,
+  end,
+  isOpen,
+  text,
+  outcome,
+  answer,
+  line,
   mark: named.get(number) ?? null,
 }));
 const states = [];
@@ -60,7 +82,13 @@ const lanes = run.members.map((id, lane) => {
     }
   }
   const pauses = faults.filter((f) => f.kind.includes("pause") && f.lanes.includes(lane));
-  return { id, states: own, bands: bands.filter((b) => b.end > b.at), lives: lives.filter((l) => l.lane === lane), pauses };
+  return {
+    id,
+    states: own,
+    bands: bands.filter((b) => b.end > b.at),
+    lives: lives.filter((l) => l.lane === lane),
+    pauses,
+  };
 });
 
 /** Gives each item the lowest row in which nothing else is at its time; returns the number of rows. */
@@ -74,24 +102,39 @@ function pack(items, most, gap) {
   }
   return Math.max(1, ends.length);
 }
-const faultRows = faults.length ? pack(faults, 6, run.end / 14) : 0;
-const clients = [...new Set(operations.map((o) => o.client))].sort((a, b) => a - b).map((id) => {
-  const own = operations.filter((o) => o.client === id);
-  return { id, operations: own, rows: pack(own, 4, 0), isShown: true };
-});
+const faultRows = faults.length ? pack(faults, 6, run.end / 30) : 0;
+const clients = [...new Set(operations.map((o) => o.client))]
+  .sort((a, b) => a - b)
+  .map((id) => {
+    const own = operations.filter((o) => o.client === id);
+    return { id, operations: own, rows: pack(own, 4, 0), isShown: true };
+  });
 
 /** All that can be walked through with the keys, in time. */
 const walk = [...messages, ...faults, ...operations, ...lives, ...lanes.flatMap((l) => l.bands.map((b) => b.state))]
-  .filter((item) => item !== null).sort((a, b) => a.at - b.at || a.line - b.line);
+  .filter((item) => item !== null)
+  .sort((a, b) => a.at - b.at || a.line - b.line);
 const byLine = new Map(walk.map((item) => [item.line, item]));
 
 // ---- colours and words ----------------------------------------------------------------------------------------------
 
 const KIND_COLOURS = {
-  MsgApp: "app", MsgAppResp: "app-resp", MsgHeartbeat: "heartbeat", MsgHeartbeatResp: "heartbeat", MsgVote: "vote",
-  MsgPreVote: "vote", MsgVoteResp: "vote-resp", MsgPreVoteResp: "vote-resp", MsgRequestVote: "vote",
-  MsgRequestVoteResponse: "vote-resp", MsgRequestPreVote: "vote", MsgRequestPreVoteResponse: "vote-resp",
-  MsgReadIndex: "read-index", MsgReadIndexResp: "read-index-resp", MsgSnap: "snap", MsgSnapStatus: "snap",
+  MsgApp: "app",
+  MsgAppResp: "app-resp",
+  MsgHeartbeat: "heartbeat",
+  MsgHeartbeatResp: "heartbeat",
+  MsgVote: "vote",
+  MsgPreVote: "vote",
+  MsgVoteResp: "vote-resp",
+  MsgPreVoteResp: "vote-resp",
+  MsgRequestVote: "vote",
+  MsgRequestVoteResponse: "vote-resp",
+  MsgRequestPreVote: "vote",
+  MsgRequestPreVoteResponse: "vote-resp",
+  MsgReadIndex: "read-index",
+  MsgReadIndexResp: "read-index-resp",
+  MsgSnap: "snap",
+  MsgSnapStatus: "snap",
 };
 const ROLE_COLOURS = { StateLeader: "leader", StateCandidate: "candidate", StatePreCandidate: "pre-candidate" };
 const roleName = (role) => role.replace("State", "").replace("PreCandidate", "Pre-candidate").toLowerCase();
@@ -100,13 +143,18 @@ const isHeartbeat = (kind) => run.kinds[kind].startsWith("MsgHeartbeat");
 const colours = new Map();
 /** A colour of explain.css, in the scheme that is in force. */
 function colour(name) {
-  if (!colours.has(name)) colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
+  if (!colours.has(name))
+    colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
   return colours.get(name);
 }
 
 const seconds = (us, digits = 6) => (us / 1e6).toFixed(digits);
 function span(us) {
-  return us >= 1e6 ? `${+(us / 1e6).toFixed(3)} s` : us >= 1e3 ? `${+(us / 1e3).toFixed(3)} ms` : `${Math.round(us)} µs`;
+  return us >= 1e6
+    ? `${+(us / 1e6).toFixed(3)} s`
+    : us >= 1e3
+      ? `${+(us / 1e3).toFixed(3)} ms`
+      : `${Math.round(us)} µs`;
 }
 const traceLine = (line) => run.lines[line - 1] || "";
 
@@ -116,11 +164,22 @@ function describe(item) {
   const line = item.text !== null && item.what === "message" ? item.text : traceLine(item.line);
   switch (item.what) {
     case "message": {
-      const fate = item.end === null ? "lost" : `arrived at ${seconds(item.end)} s, after ${span(item.end - item.at)}`;
-      return [line || `${id(item.from)}->${id(item.to)} ${run.kinds[item.kind]}`, `sent at ${seconds(item.at)} s, ${fate}`];
+      const fate = isLost(item)
+        ? "lost"
+        : item.end === null
+          ? "on its way at the end"
+          : `arrived at ${seconds(item.end)} s, after ${span(item.end - item.at)}`;
+      return [
+        line || `${id(item.from)}->${id(item.to)} ${run.kinds[item.kind]}`,
+        `sent at ${seconds(item.at)} s, ${fate}`,
+      ];
     }
     case "fault":
-      return [`fault: ${item.text}`, `${seconds(item.at)} s, ${item.end > item.at ? `for ${span(item.end - item.at)}` : "at once"}`, line];
+      return [
+        `fault: ${item.text}`,
+        `${seconds(item.at)} s, ${item.end > item.at ? `for ${span(item.end - item.at)}` : "at once"}`,
+        line,
+      ];
     case "operation": {
       const took = item.isOpen ? "never answered" : `answered after ${span(item.end - item.at)}`;
       const head = `operation ${item.number}: client ${item.client} at member ${id(item.lane)}: ${item.text}`;
@@ -130,27 +189,43 @@ function describe(item) {
       const end = item.why ? `until ${seconds(item.end)} s: ${item.why}` : "to the end";
       return [`member ${id(item.lane)} ran from ${seconds(item.at)} s ${end}`, line];
     }
-    default:
-      return [`member ${id(item.lane)}: ${roleName(item.role)}, term ${item.term}, commit ${item.commit}, applied ${item.applied}`, line];
+    default: {
+      const indexes = `commit ${item.commit}, applied ${item.applied}`;
+      return [`member ${id(item.lane)}: ${roleName(item.role)}, term ${item.term}, ${indexes}`, line];
+    }
   }
 }
 
 // ---- what is in view ------------------------------------------------------------------------------------------------
 
-const GUTTER = 96, AXIS = 26, FAULT_ROW = 19, BAND = 16, SPAN_ROW = 18, CLIENT_GAP = 8, LEAST_SPAN = 40;
-const canvas = $("picture"), overview = $("overview"), tip = $("tip");
+const GUTTER = 96,
+  AXIS = 34,
+  FAULT_ROW = 19,
+  BAND = 16,
+  SPAN_ROW = 18,
+  CLIENT_GAP = 8,
+  LEAST_SPAN = 40;
+const canvas = $("picture"),
+  overview = $("overview"),
+  tip = $("tip");
 const ctx = canvas.getContext("2d");
 const total = Math.max(run.end, 1);
 const view = { from: 0, to: total };
 const shown = { kinds: new Set(run.kinds.keys()), lanes: new Set(run.members.keys()) };
-let width = 0, height = 0, pointer = null, hovered = null, selected = null, thinned = 1, jumps = 0;
+let width = 0,
+  height = 0,
+  pointer = null,
+  hovered = null,
+  selected = null,
+  thinned = 1,
+  jumps = 0;
 /** Rectangles of this frame that can be pointed at, topmost last. */
 let targets = [];
 
 const x = (at) => GUTTER + ((at - view.from) / (view.to - view.from)) * (width - GUTTER);
 const timeAt = (px) => view.from + ((px - GUTTER) / (width - GUTTER)) * (view.to - view.from);
 const pitch = () => Math.max(66, Math.min(104, 400 / lanes.length));
-const laneY = (lane) => AXIS + faultRows * FAULT_ROW + 32 + lane * pitch();
+const laneY = (lane) => AXIS + faultRows * FAULT_ROW + 26 + lane * pitch();
 const clientsY = () => laneY(lanes.length - 1) + BAND + 34;
 
 function look(from, to) {

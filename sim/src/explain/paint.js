@@ -35,8 +35,9 @@ function paint() {
 }
 
 /** Text that starts at `px` or at the left edge of the view, cut to what fits between there and `end`. */
-function label(text, px, py, end, paint, font = "11px system-ui, sans-serif") {
-  const from = Math.max(px, GUTTER + 3), room = end - from;
+function label(text, px, py, end, paint, font = "11px system-ui, sans-serif", halo = null) {
+  const from = Math.max(px, GUTTER + 3),
+    room = end - from;
   if (room < 10 || px > width || end < GUTTER) return 0;
   ctx.font = font;
   let fitting = text;
@@ -45,20 +46,31 @@ function label(text, px, py, end, paint, font = "11px system-ui, sans-serif") {
     if (fitting.length < Math.min(3, text.length)) return 0;
     fitting += "…";
   }
+  if (halo) {
+    ctx.strokeStyle = halo;
+    ctx.lineWidth = 3;
+    ctx.strokeText(fitting, from, py);
+  }
   ctx.fillStyle = paint;
   ctx.fillText(fitting, from, py);
   return ctx.measureText(fitting).width;
 }
 
 function phases() {
-  const core = run.core ?? total, rest = run.rest ?? total;
-  return [["safety", 0, Math.min(core, rest)], ["core", core, rest], ["rest", rest, total]].filter((p) => p[2] > p[1]);
+  const core = run.core ?? total,
+    rest = run.rest ?? total;
+  return [
+    ["safety", 0, Math.min(core, rest)],
+    ["core", core, rest],
+    ["rest", rest, total],
+  ].filter((p) => p[2] > p[1]);
 }
 function paintPhases() {
   for (const [name, from, to] of phases()) {
     ctx.fillStyle = colour(`phase-${name}`);
     ctx.fillRect(x(from), 0, x(to) - x(from), height);
-    if (run.core !== null || run.rest !== null) label(name, x(from) + 5, 11, x(to), colour("dim"), "600 10px system-ui, sans-serif");
+    if (run.core !== null || run.rest !== null)
+      label(name, x(from) + 4, 13, x(to), colour("dim"), "600 10px system-ui, sans-serif");
   }
   ctx.fillStyle = colour("dim");
   ctx.fillRect(x(total), 0, 1.5, height);
@@ -84,11 +96,13 @@ const isShown = (m) => shown.kinds.has(m.kind) && shown.lanes.has(m.from) && sho
 /** Both ends of an arrow; a lost one gives up on the way. */
 function ends(m) {
   const down = m.to > m.from ? 1 : -1;
-  const fromY = laneY(m.from) + BAND / 2 + (down * BAND) / 2, toY = laneY(m.to) + BAND / 2 - (down * BAND) / 2;
+  const fromY = laneY(m.from) + BAND / 2 + (down * BAND) / 2,
+    toY = laneY(m.to) + BAND / 2 - (down * BAND) / 2;
   if (m.end !== null) return [x(m.at), fromY, x(m.end), toY];
-  return [x(m.at), fromY, x(m.at + usualDelay * 0.45), fromY + (toY - fromY) * 0.45];
+  return [x(m.at), fromY, x(m.at + run.delay * 0.45), fromY + (toY - fromY) * 0.45];
 }
-const visibleMessages = () => messages.filter((m) => (m.end ?? m.at + usualDelay) >= view.from && m.at <= view.to && isShown(m));
+const visibleMessages = () =>
+  messages.filter((m) => (m.end ?? m.at + run.delay) >= view.from && m.at <= view.to && isShown(m));
 
 function paintMessages() {
   const inView = visibleMessages();
@@ -126,13 +140,15 @@ function addArrow({ lines, heads, crosses }, m, hasHead) {
   const [ax, ay, bx, by] = ends(m);
   lines.moveTo(ax, ay);
   lines.lineTo(bx, by);
-  if (m.end === null) {
+  if (isLost(m)) {
     for (const side of [-1, 1]) {
       crosses.moveTo(bx - 3.5, by - 3.5 * side);
       crosses.lineTo(bx + 3.5, by + 3.5 * side);
     }
-  } else if (hasHead) {
-    const length = Math.hypot(bx - ax, by - ay) || 1, ux = (bx - ax) / length, uy = (by - ay) / length;
+  } else if (hasHead && m.end !== null) {
+    const length = Math.hypot(bx - ax, by - ay) || 1,
+      ux = (bx - ax) / length,
+      uy = (by - ay) / length;
     heads.moveTo(bx, by);
     heads.lineTo(bx - 7 * ux - 3 * uy, by - 7 * uy + 3 * ux);
     heads.lineTo(bx - 7 * ux + 3 * uy, by - 7 * uy - 3 * ux);
@@ -141,7 +157,8 @@ function addArrow({ lines, heads, crosses }, m, hasHead) {
 
 /** Slanted stripes within a rectangle: paused time, and faults. */
 function hatch(px, py, w, h, paint, step = 6) {
-  const from = Math.max(px, GUTTER - 20), to = Math.min(px + w, width + 20);
+  const from = Math.max(px, GUTTER - 20),
+    to = Math.min(px + w, width + 20);
   if (to <= from) return;
   ctx.save();
   ctx.beginPath();
@@ -162,25 +179,29 @@ function paintLane(lane, index) {
   const y = laneY(index);
   ctx.globalAlpha = shown.lanes.has(index) ? 1 : 0.3;
   for (const band of lane.bands) {
-    const from = x(band.at), w = Math.max(1, x(band.end) - from);
+    const from = x(band.at),
+      w = Math.max(1, x(band.end) - from);
     if (from > width || from + w < GUTTER) continue;
-    const role = band.state === null ? "follower" : ROLE_COLOURS[band.state.role] ?? "follower";
+    const role = band.state === null ? "follower" : (ROLE_COLOURS[band.state.role] ?? "follower");
     ctx.fillStyle = colour(role);
     ctx.fillRect(from, y, w, BAND);
     // A hairline where term or role changes, so that two followers' terms do not run together.
     ctx.fillStyle = colour("panel");
     ctx.fillRect(from, y, Math.min(1, w / 4), BAND);
     if (band.state === null) continue;
-    const { term, role: name } = band.state, text = w > 120 ? `${roleName(name)}, term ${term}` : w > 54 ? `term ${term}` : `t${term}`;
+    const { term, role: name } = band.state,
+      text = w > 120 ? `${roleName(name)}, term ${term}` : w > 54 ? `term ${term}` : `t${term}`;
     label(text, from + 5, y + 12, Math.min(from + w, width), colour(`on-${role}`), "600 10.5px system-ui, sans-serif");
     targets.push({ item: band.state, from, to: from + w, top: y, bottom: y + BAND });
   }
   for (const pause of lane.pauses) {
-    const from = x(pause.at), w = x(pause.end) - from;
+    const from = x(pause.at),
+      w = x(pause.end) - from;
     ctx.fillStyle = colour("pause");
     ctx.fillRect(from, y, w, BAND);
     hatch(from, y, w, BAND, colour("pause-stripe"));
-    label("paused", from + 5, y + 12, Math.min(from + w, width), colour("ink"), "600 10.5px system-ui, sans-serif");
+    const end = w > 54 ? Math.min(from + w, width) : 0;
+    label("paused", from + 5, y + 12, end, colour("ink"), "600 10.5px system-ui, sans-serif", colour("pause"));
   }
   paintDeath(lane, y);
   paintCommits(lane, y);
@@ -190,7 +211,9 @@ function paintLane(lane, index) {
 function paintDeath(lane, y) {
   lane.lives.forEach((life, nth) => {
     if (!life.why) return;
-    const from = x(life.end), next = lane.lives[nth + 1], to = x(next ? next.at : total);
+    const from = x(life.end),
+      next = lane.lives[nth + 1],
+      to = x(next ? next.at : total);
     if (from > width || to < GUTTER) return;
     ctx.strokeStyle = colour("dead");
     ctx.lineWidth = 1.4;
@@ -204,32 +227,44 @@ function paintDeath(lane, y) {
       ctx.lineTo(from + 5, y + BAND / 2 + 5 * side);
     }
     ctx.stroke();
-    label(`down: ${life.why}`, from + 9, y + 12, Math.min(to, width), colour("dead"), "600 10.5px system-ui, sans-serif");
+    label(
+      `down: ${life.why}`,
+      from + 9,
+      y + 12,
+      Math.min(to, width),
+      colour("dead"),
+      "600 10.5px system-ui, sans-serif",
+    );
     targets.push({ item: life, from: from - 6, to: Math.max(to, from + 6), top: y, bottom: y + BAND });
   });
 }
 
 /** The commit index, below the band, wherever it changes and there is room: always the same ones at one zoom. */
 function paintCommits(lane, y) {
-  let free = -Infinity, last = 0;
+  let free = -Infinity,
+    last = 0;
   for (const state of lane.states) {
     if (state.commit === last) continue;
     last = state.commit;
     const px = x(state.at);
-    if (px < free || px < GUTTER - 60 || px > width) {
+    if (px < free || px < GUTTER || px > width) {
       if (px >= free) free = px + 46;
       continue;
     }
     ctx.fillStyle = colour("dim");
     ctx.fillRect(px, y + BAND, 1, 4);
-    free = px + 14 + label(`c${state.commit}`, px + 3, y + BAND + 10, px + 60, colour("dim"), "10px system-ui, sans-serif");
+    const text = `c${state.commit}`,
+      font = "10px system-ui, sans-serif";
+    free = px + 14 + label(text, px + 3, y + BAND + 11, px + 60, colour("dim"), font, colour("panel"));
   }
 }
 
 function paintFaults() {
   const used = lanes.map(() => []);
   for (const fault of faults) {
-    const from = x(fault.at), w = Math.max(x(fault.end) - from, 0), top = AXIS + fault.row * FAULT_ROW + 2;
+    const from = x(fault.at),
+      w = Math.max(x(fault.end) - from, 0),
+      top = AXIS + fault.row * FAULT_ROW + 2;
     const next = faults.find((f) => f.row === fault.row && f.at > fault.at);
     const isHot = fault === hovered || fault === selected;
     for (const lane of fault.lanes) {
@@ -264,15 +299,30 @@ function paintClients() {
     client.y = y;
     let lastEnd = -Infinity;
     for (const o of client.operations) {
-      const from = x(o.at), to = Math.max(x(o.end), from + 1.5), top = y + o.row * SPAN_ROW, h = SPAN_ROW - 4;
+      const from = x(o.at),
+        to = Math.max(x(o.end), from + 1.5),
+        top = y + o.row * SPAN_ROW,
+        h = SPAN_ROW - 4;
       if (from > width || to < GUTTER || (to <= lastEnd && !o.mark)) continue;
       if (client.rows === 1) lastEnd = Math.floor(to);
       const name = o.mark ? "named" : o.outcome;
       ctx.fillStyle = colour(`op-${name}`);
       ctx.fillRect(from, top, to - from - (to - from > 4 ? 1 : 0), h);
+      // An edge, so that short ones can be seen.
+      ctx.globalAlpha = 0.5;
+      ctx.fillStyle = colour(`on-op-${name}`);
+      ctx.fillRect(from, top, 1.5, h);
+      ctx.globalAlpha = 1;
       if (o.outcome === "unknown" && to - from > 6) hatch(from, top, to - from - 1, h, colour("op-unknown-stripe"));
       const text = `${o.text}${o.answer ? ` → ${o.answer}` : ""}`;
-      label(text, from + 4, top + 10.5, Math.min(to - 3, width), colour(`on-op-${name}`), "10.5px system-ui, sans-serif");
+      label(
+        text,
+        from + 4,
+        top + 10.5,
+        Math.min(to - 3, width),
+        colour(`on-op-${name}`),
+        "10.5px system-ui, sans-serif",
+      );
       targets.push({ item: o, from: from - 2, to: to + 2, top, bottom: top + h });
     }
     y += client.rows * SPAN_ROW + CLIENT_GAP;
@@ -283,7 +333,10 @@ function paintClients() {
 function paintMarks() {
   for (const client of clients.filter((c) => c.isShown)) {
     for (const o of client.operations.filter((o) => o.mark)) {
-      const from = x(o.at), to = Math.max(x(o.end), from + 3), top = client.y + o.row * SPAN_ROW, h = SPAN_ROW - 4;
+      const from = x(o.at),
+        to = Math.max(x(o.end), from + 3),
+        top = client.y + o.row * SPAN_ROW,
+        h = SPAN_ROW - 4;
       if (from > width || to < GUTTER) continue;
       ctx.strokeStyle = colour("op-named");
       ctx.lineWidth = 2;
@@ -291,8 +344,10 @@ function paintMarks() {
       dropLine(o, "op-named");
       if (to - from > 200) continue;
       ctx.font = "700 10.5px system-ui, sans-serif";
-      const text = `${o.mark}: ${o.text}`, w = ctx.measureText(text).width + 10;
-      const left = Math.min(Math.max(to + 6, GUTTER + 4), width - w - 4);
+      const text = `${o.mark}: ${o.text}`,
+        w = ctx.measureText(text).width + 10;
+      // Beside it, on the side that has room.
+      const left = to + 6 + w < width ? to + 6 : Math.max(GUTTER + 4, from - 8 - w);
       ctx.fillStyle = colour("op-named");
       ctx.fillRect(left, top - 1, w, h + 2);
       ctx.fillStyle = colour("on-op-named");
@@ -307,7 +362,8 @@ function paintMarks() {
 }
 /** From an operation to the member that it was asked of. */
 function dropLine(o, name) {
-  const client = clients.find((c) => c.id === o.client), top = client.y + o.row * SPAN_ROW;
+  const client = clients.find((c) => c.id === o.client),
+    top = client.y + o.row * SPAN_ROW;
   ctx.strokeStyle = colour(name);
   ctx.lineWidth = 1.2;
   ctx.setLineDash([3, 3]);
@@ -323,7 +379,10 @@ function paintHot(item) {
   if (item.what === "message") {
     const arrow = { lines: new Path2D(), heads: new Path2D(), crosses: new Path2D() };
     addArrow(arrow, item, true);
-    for (const [name, w] of [["panel", 7], [kindColour(item.kind), 3]]) {
+    for (const [name, w] of [
+      ["panel", 7],
+      [kindColour(item.kind), 3],
+    ]) {
       ctx.strokeStyle = ctx.fillStyle = colour(name);
       ctx.lineWidth = w;
       ctx.stroke(arrow.lines);
@@ -353,16 +412,23 @@ function paintGutter() {
   lanes.forEach((lane, index) => {
     write(`member ${lane.id}`, laneY(index) + 12, "ink", "600 12px system-ui, sans-serif");
     if (at === null) return;
-    const isUp = lane.lives.some((l) => l.at <= at && at < l.end), state = lane.states.findLast((s) => s.at <= at);
-    const text = !isUp ? "down" : state ? `${roleName(state.role)[0].toUpperCase()} t${state.term} c${state.commit} a${state.applied}` : "";
+    const isUp = lane.lives.some((l) => l.at <= at && at < l.end),
+      state = lane.states.findLast((s) => s.at <= at);
+    const text = !isUp
+      ? "down"
+      : state
+        ? `${roleName(state.role)[0].toUpperCase()} t${state.term} c${state.commit} a${state.applied}`
+        : "";
     write(text, laneY(index) + 26, "dim", "10px system-ui, sans-serif");
   });
-  for (const client of clients.filter((c) => c.isShown)) write(`client ${client.id}`, client.y + 11, "ink", "12px system-ui, sans-serif");
+  for (const client of clients.filter((c) => c.isShown))
+    write(`client ${client.id}`, client.y + 11, "ink", "12px system-ui, sans-serif");
 }
 
 // ---- the overview ---------------------------------------------------------------------------------------------------
 
-const OVERVIEW_TOP = 16, OVERVIEW_ROW = 6;
+const OVERVIEW_TOP = 16,
+  OVERVIEW_ROW = 6;
 let backdrop = null;
 const overviewX = (at) => GUTTER + (at / total) * (width - GUTTER - 2);
 
@@ -384,13 +450,15 @@ function paintBackdrop() {
   };
   lanes.forEach((lane, index) => {
     const y = OVERVIEW_TOP + 2 + index * OVERVIEW_ROW;
-    for (const band of lane.bands) bar(ROLE_COLOURS[band.state?.role] ?? "follower", band.at, band.end, y, OVERVIEW_ROW - 1);
+    for (const band of lane.bands)
+      bar(ROLE_COLOURS[band.state?.role] ?? "follower", band.at, band.end, y, OVERVIEW_ROW - 1);
     for (const pause of lane.pauses) bar("pause-stripe", pause.at, pause.end, y, OVERVIEW_ROW - 1);
     for (const fault of faults.filter((f) => f.lanes.includes(index))) bar("fault", fault.at, fault.end, y, 1.5);
   });
   const bottom = OVERVIEW_TOP + 3 + lanes.length * OVERVIEW_ROW;
   for (const op of operations) if (op.outcome === "unknown") bar("op-unknown", op.at, op.end, bottom, 3);
-  for (const op of operations) if (op.mark) bar("op-named", op.at, Math.max(op.end, op.at + total / 300), 0, bottom + 5);
+  for (const op of operations)
+    if (op.mark) bar("op-named", op.at, Math.max(op.end, op.at + total / 300), 0, bottom + 5);
   o.fillStyle = colour("dim");
   o.font = "11px system-ui, sans-serif";
   o.fillText("whole run", 8, 26);
@@ -402,7 +470,9 @@ function paintOverview() {
   o.clearRect(0, 0, overview.width, overview.height);
   o.drawImage(backdrop, 0, 0);
   o.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
-  const from = overviewX(Math.max(0, view.from)), to = overviewX(Math.min(total, view.to)), h = overview.height / devicePixelRatio;
+  const from = overviewX(Math.max(0, view.from)),
+    to = overviewX(Math.min(total, view.to)),
+    h = overview.height / devicePixelRatio;
   o.fillStyle = colour("veil");
   o.fillRect(GUTTER, 0, from - GUTTER, h);
   o.fillRect(to, 0, width - to, h);

@@ -1,8 +1,8 @@
 //! A stretch of a run as a still picture, for a page of documentation.
 //!
-//! It stands by itself: its own background, its colours for a light and a dark page, text as text, nothing loaded. It is
-//! kept small, so where there are too many arrows, heartbeats go first and then every so-manieth of the others; the last
-//! line of the picture says how many are missing.
+//! It stands by itself: its own background, its colours for a light and a dark page, text as text, nothing loaded. It
+//! is kept small, so where there are too many arrows, heartbeats go first and then every so-manieth of the others; the
+//! last line of the picture says how many are missing.
 
 use std::collections::BTreeMap;
 
@@ -29,18 +29,18 @@ const STYLE: &str = "
 text{font:11px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:#1c2330}
 .b{fill:#fff;stroke:#d9dce3}.d,.d text{fill:#667085}.g{stroke:#e9ebef}.r{stroke:#c9ced8}.s{font-weight:600}
 .h{font-weight:700;font-size:13px}.leader{fill:#3850c7}.candidate{fill:#e08a1e}.follower{fill:#ccd4e3}
-.tl{fill:#fff;font-weight:600}.tc,.tf{fill:#2c3850;font-weight:600}.x{stroke:#b3392f;fill:none}.tx{fill:#b3392f;font-weight:600}
-.p{fill:#e3e1dc}.f{fill:#9c3587}.tb{fill:#6d1f5d}.fs{fill:#f4e3f0}
-.m{fill:none;stroke-width:1.2}.app{stroke:#2470cf}.resp{stroke:#6fa3e3}.beat{stroke:#9aa2b0}.vote{stroke:#cf6a12}
-.read{stroke:#0f8a80}.other{stroke:#7a6a53}.lost{stroke:#d22f3d;stroke-width:1.6;fill:none}
-.done{fill:#cbe7d2}.rd{fill:#cde6f0}.refused{fill:#e4e5e9}.unknown{fill:#f6e3b0}.named{fill:#c9202f}.tn{fill:#fff;font-weight:600}
-.link{stroke:#c9202f;stroke-dasharray:3 3;fill:none}
-@media(prefers-color-scheme:dark){
-text{fill:#e4e7ee}.b{fill:#191d25;stroke:#2d333f}.d,.d text{fill:#929bad}.g{stroke:#252a34}.r{stroke:#3d4554}
-.leader{fill:#6d84f5}.follower{fill:#343d50}.tl{fill:#0b1030}.tc{fill:#261700}.tf{fill:#b9c4da}.x{stroke:#f0766a}.tx{fill:#f0766a}
-.p{fill:#4b4f57}.f{fill:#cf6fbb}.tb{fill:#efb5e2}.fs{fill:#38233a}
-.app{stroke:#5a9df0}.resp{stroke:#3d6fae}.beat{stroke:#667080}.vote{stroke:#ef9440}.read{stroke:#35b9ad}.lost{stroke:#ff6470}
-.done{fill:#1f4a2f}.rd{fill:#1b4354}.refused{fill:#2f343e}.unknown{fill:#54430f}.named{fill:#e23a49}.tn{fill:#fff}.link{stroke:#e23a49}}
+.tl{fill:#fff;font-weight:600}.tc,.tf{fill:#2c3850;font-weight:600}.x{stroke:#b3392f;fill:none}
+.tx{fill:#b3392f;font-weight:600}.p{fill:#e3e1dc}.f{fill:#9c3587}.tb{fill:#6d1f5d}.fs{fill:#f4e3f0}
+.m{fill:none;stroke-width:1.2}.app{stroke:#2470cf}.resp{stroke:#6fa3e3}.beat{stroke:#9aa2b0}
+.vote{stroke:#cf6a12}.read{stroke:#0f8a80}.other{stroke:#7a6a53}.lost{stroke:#d22f3d;stroke-width:1.6;fill:none}
+.done{fill:#cbe7d2}.rd{fill:#cde6f0}.refused{fill:#e4e5e9}.unknown{fill:#f6e3b0}.named{fill:#c9202f}
+.tn{fill:#fff;font-weight:600}.link{stroke:#c9202f;stroke-dasharray:3 3;fill:none}
+@media(prefers-color-scheme:dark){text{fill:#e4e7ee}.b{fill:#191d25;stroke:#2d333f}.d,.d text{fill:#929bad}
+.g{stroke:#252a34}.r{stroke:#3d4554}.leader{fill:#6d84f5}.follower{fill:#343d50}.tl{fill:#0b1030}
+.tc{fill:#261700}.tf{fill:#b9c4da}.x{stroke:#f0766a}.tx{fill:#f0766a}.p{fill:#4b4f57}.f{fill:#cf6fbb}
+.tb{fill:#efb5e2}.fs{fill:#38233a}.app{stroke:#5a9df0}.resp{stroke:#3d6fae}.beat{stroke:#667080}
+.vote{stroke:#ef9440}.read{stroke:#35b9ad}.lost{stroke:#ff6470}.done{fill:#1f4a2f}.rd{fill:#1b4354}
+.refused{fill:#2f343e}.unknown{fill:#54430f}.named{fill:#e23a49}.tn{fill:#fff}.link{stroke:#e23a49}}
 ";
 
 /// What `from_us` to `to_us` looked like, as one SVG document.
@@ -55,7 +55,8 @@ pub fn svg(report: &Report, from_us: u64, to_us: u64) -> String {
         .collect();
     let lanes_top = AXIS + faults.len() as f64 * ROW + 18.0;
     let clients_top = lanes_top + (members.len().max(1) - 1) as f64 * PITCH + BAND + 34.0;
-    let mut drawing = Drawing { report, timeline, members, from_us, to_us: to_us.max(from_us + 1), lanes_top, out: String::new() };
+    let mut drawing =
+        Drawing { report, timeline, members, from_us, to_us: to_us.max(from_us + 1), lanes_top, out: String::new() };
 
     let title = match &report.verdict {
         Verdict::Ok => "ok".to_owned(),
@@ -90,8 +91,9 @@ pub fn svg(report: &Report, from_us: u64, to_us: u64) -> String {
     };
     let (title, frame) = (escape(&title), WIDTH - 1.0);
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
-         role=\"img\" aria-labelledby=\"title desc\">\n<title id=\"title\">{title}</title>\n<desc id=\"desc\">{story}</desc>\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
+         height=\"{height}\" role=\"img\" aria-labelledby=\"title desc\">\n\
+         <title id=\"title\">{title}</title>\n<desc id=\"desc\">{story}</desc>\n\
          <style>{STYLE}</style>\n<rect class=\"b\" x=\".5\" y=\".5\" width=\"{frame}\" height=\"{}\" rx=\"6\"/>\n\
          {axis}{above}{below}{note}</svg>\n",
         height - 1.0
@@ -137,7 +139,9 @@ impl Drawing<'_> {
     }
 
     fn rect(&mut self, class: &str, x: f64, y: f64, width: f64, height: f64) {
-        let box_ = format_args!("<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height}\"/>\n");
+        let box_ = format_args!(
+            "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height}\"/>\n"
+        );
         push(&mut self.out, box_);
     }
 
@@ -179,7 +183,8 @@ impl Drawing<'_> {
         let is_own = |state: &&RoleChange| state.member == id;
         let states: Vec<&RoleChange> =
             data::sorted(&timeline.roles, |s| (s.at_us, s.line)).into_iter().filter(is_own).collect();
-        let lives: Vec<&Life> = data::sorted(&timeline.lives, |l| l.from_us).into_iter().filter(|l| l.member == id).collect();
+        let lives: Vec<&Life> =
+            data::sorted(&timeline.lives, |l| l.from_us).into_iter().filter(|l| l.member == id).collect();
         self.text("s", 12.0, y + 11.5, GUTTER, &format!("member {id}"));
         for (nth, life) in lives.iter().enumerate() {
             let end_us = life.to_us.unwrap_or(timeline.end_us);
@@ -195,7 +200,9 @@ impl Drawing<'_> {
             self.path("x", &format!("M{from:.1} {:.1}H{to:.1}", y + BAND - 1.0));
             let (left, right, top, low) = (from - 4.0, from + 4.0, y + 3.5, y + 11.5);
             let cross = format!("M{left:.1} {top:.1}L{right:.1} {low:.1}M{left:.1} {low:.1}L{right:.1} {top:.1}");
-            self.path("lost", &cross);
+            if self.is_inside(end_us) {
+                self.path("lost", &cross);
+            }
             self.text("tx", from + 8.0, y + 11.0, to - from - 10.0, &format!("down: {}", life.ended_by));
         }
         for pause in timeline.faults.iter().filter(|fault| fault.kind == "pause" && fault.members.contains(&id)) {
@@ -233,7 +240,13 @@ impl Drawing<'_> {
             let Some(state) = state else { continue };
             let long = format!("{role}, term {}", state.term);
             let is_wide = to - from > long.len() as f64 * CHARACTER + 10.0;
-            self.text(ink, from + 5.0, y + 11.0, to - from - 6.0, &if is_wide { long } else { format!("t{}", state.term) });
+            self.text(
+                ink,
+                from + 5.0,
+                y + 11.0,
+                to - from - 6.0,
+                &if is_wide { long } else { format!("t{}", state.term) },
+            );
         }
     }
 
@@ -253,14 +266,15 @@ impl Drawing<'_> {
     /// Returns how many there was no room for.
     fn arrows(&mut self) -> usize {
         let all = data::sorted(&self.timeline.messages, |arrow: &Arrow| (arrow.sent_us, arrow.line));
-        let touches = |arrow: &&Arrow| arrow.sent_us <= self.to_us && arrow.arrived_us.unwrap_or(arrow.sent_us) >= self.from_us;
+        let touches =
+            |arrow: &&Arrow| arrow.sent_us <= self.to_us && arrow.arrived_us.unwrap_or(arrow.sent_us) >= self.from_us;
         let inside: Vec<&Arrow> = all.into_iter().filter(touches).collect();
         let mut chosen = inside.clone();
         if chosen.len() > ARROWS {
             chosen.retain(|arrow| class(arrow.kind) != "beat");
         }
         let every = chosen.len().div_ceil(ARROWS).max(1);
-        let usual_us = (self.to_us - self.from_us) / 60;
+        let usual_us = data::usual_delay_us(self.timeline);
         let mut paths: BTreeMap<&'static str, String> = BTreeMap::new();
         let mut drawn = 0;
         for arrow in chosen.iter().step_by(every) {
@@ -274,10 +288,13 @@ impl Drawing<'_> {
                 // A lost one gives up on the way.
                 None => (self.x(arrow.sent_us + usual_us), from_y + (to_y - from_y) * 0.4),
             };
-            if arrow.arrived_us.is_none() {
+            if arrow.arrived_us.is_none() && arrow.sent_us + usual_us < self.timeline.end_us {
                 let cross = paths.entry("lost").or_default();
                 let (left, right, top, low) = (bx - 3.0, bx + 3.0, by - 3.0, by + 3.0);
-                push(cross, format_args!("M{left:.0} {top:.0}L{right:.0} {low:.0}M{left:.0} {low:.0}L{right:.0} {top:.0}"));
+                push(
+                    cross,
+                    format_args!("M{left:.0} {top:.0}L{right:.0} {low:.0}M{left:.0} {low:.0}L{right:.0} {top:.0}"),
+                );
             }
             let path = paths.entry(class(arrow.kind)).or_default();
             push(path, format_args!("M{ax:.1} {from_y:.0}L{bx:.1} {by:.0}"));
@@ -297,7 +314,8 @@ impl Drawing<'_> {
 
     /// Spans below the lanes, a group a client; returns where they end.
     fn clients(&mut self, top: f64) -> f64 {
-        let touches = |span: &&Span| span.from_us <= self.to_us && span.to_us.unwrap_or(self.timeline.end_us) >= self.from_us;
+        let ends = data::ends(self.timeline);
+        let touches = |span: &&Span| span.from_us <= self.to_us && ends[&span.number] >= self.from_us;
         let spans = data::sorted(&self.timeline.operations, |span: &Span| (span.from_us, span.number));
         let mut spans: Vec<&Span> = spans.into_iter().filter(touches).collect();
         // What the verdict names is drawn, whatever else there is no room for.
@@ -314,19 +332,19 @@ impl Drawing<'_> {
                 client = Some(span.client);
                 self.text("s", 12.0, y + 10.5, GUTTER, &format!("client {}", span.client));
             }
-            let end_us = span.to_us.unwrap_or(self.timeline.end_us);
+            let end_us = ends[&span.number];
             let row = rows.iter().position(|end| *end <= span.from_us).unwrap_or(rows.len());
             if row == rows.len() {
                 rows.push(0);
             }
             rows[row] = end_us;
-            self.span(span, y + row as f64 * ROW);
+            self.span(span, end_us, y + row as f64 * ROW);
         }
         y + rows.len() as f64 * ROW
     }
 
-    fn span(&mut self, span: &Span, y: f64) {
-        let (from, to) = (self.x(span.from_us), self.x(span.to_us.unwrap_or(self.timeline.end_us)));
+    fn span(&mut self, span: &Span, end_us: u64, y: f64) {
+        let (from, to) = (self.x(span.from_us), self.x(end_us));
         let mark = mark(self.report, span);
         let class = match data::outcome_word(span.outcome.as_ref()) {
             _ if mark.is_some() => "named",

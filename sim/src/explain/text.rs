@@ -21,7 +21,8 @@ const TIME: usize = 14;
 /// What an event's words have at least, however many members there are.
 const LEAST_WORDS: usize = 30;
 
-const LEGEND: &str = "* leader  ? candidate  ~ pre-candidate  . follower  z paused  x down; then term/commit of whom it is about";
+const LEGEND: &str =
+    "* leader  ? candidate  ~ pre-candidate  . follower  z paused  x down; then term/commit of whom it is about";
 
 /// Something that happened, before it is drawn.
 struct Event {
@@ -35,9 +36,17 @@ struct Event {
 
 enum Change {
     None,
-    State { symbol: char, term: u64, commit: u64 },
+    State {
+        symbol: char,
+        term: u64,
+        commit: u64,
+    },
     /// The commit index moved: nothing to tell, but something to know.
-    Quiet { symbol: char, term: u64, commit: u64 },
+    Quiet {
+        symbol: char,
+        term: u64,
+        commit: u64,
+    },
     Up,
     Down,
     Paused,
@@ -88,7 +97,8 @@ fn rows(report: &Report, timeline: &Timeline, members: &[u64]) -> Vec<(Vec<Strin
     lives(timeline, &mut events);
     faults(timeline, &mut events);
     operations(report, timeline, &mut events);
-    for (at_us, words) in [(timeline.core_us, "liveness phase: the core alone"), (timeline.rest_us, "all healed: rest")] {
+    for (at_us, words) in [(timeline.core_us, "liveness phase: the core alone"), (timeline.rest_us, "all healed: rest")]
+    {
         events.extend(at_us.map(|at_us| event(at_us, 0, Vec::new(), Change::None, format!("-- {words} --"))));
     }
     // Stable: what happens at one time keeps the order of the trace, and phases come first.
@@ -107,7 +117,11 @@ fn rows(report: &Report, timeline: &Timeline, members: &[u64]) -> Vec<(Vec<Strin
                     is_news &= member.symbol.is_some() || symbol != '.';
                     (member.symbol, member.term, member.commit) = (Some(symbol), term, commit);
                 }
-                Change::Up => *member = Member { is_up: true, ..Member::default() },
+                Change::Up => {
+                    // All boot at the beginning.
+                    is_news = event.at_us > 0;
+                    *member = Member { is_up: true, ..Member::default() };
+                }
                 Change::Down => *member = Member::default(),
                 Change::Paused => member.pauses += 1,
                 Change::Resumed => member.pauses = member.pauses.saturating_sub(1),
@@ -188,6 +202,7 @@ fn faults(timeline: &Timeline, events: &mut Vec<Event>) {
 
 /// What failed, from the client's view, and all that the verdict names.
 fn operations(report: &Report, timeline: &Timeline, events: &mut Vec<Event>) {
+    let ends = data::ends(timeline);
     for span in data::sorted(&timeline.operations, |span: &Span| (span.from_us, span.number)) {
         let mark = mark(report, span);
         let word = data::outcome_word(span.outcome.as_ref());
@@ -200,12 +215,12 @@ fn operations(report: &Report, timeline: &Timeline, events: &mut Vec<Event>) {
             let words = format!(">> {head}   [{mark}]");
             events.push(event(span.from_us, span.line, vec![span.member], Change::None, words));
         }
-        let (Some(to_us), Some(outcome)) = (span.to_us, &span.outcome) else { continue };
+        let Some(outcome) = &span.outcome else { continue };
         let words = match mark {
             Some(mark) => format!("<< #{number} {outcome}   [{mark}]"),
             None => format!("{head}: {outcome}"),
         };
-        events.push(event(to_us, span.line, vec![span.member], Change::None, words));
+        events.push(event(ends[&span.number], span.line, vec![span.member], Change::None, words));
     }
 }
 

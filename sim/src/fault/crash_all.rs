@@ -32,9 +32,9 @@ fn draw(random: &mut Random, sight: &Sight) -> Option<Box<dyn Fault>> {
 
 fn parse(words: &mut Words) -> Result<Box<dyn Fault>, String> {
     let word = words.word("what each member loses")?;
-    let losses = word.split(',').map(|name| {
-        Loss::parse(name).ok_or_else(|| format!("{name:?} is none of everything, nothing, prefix, torn"))
-    });
+    let losses = word
+        .split(',')
+        .map(|name| Loss::parse(name).ok_or_else(|| format!("{name:?} is none of everything, nothing, prefix, torn")));
     let losses = losses.collect::<Result<_, _>>()?;
     Ok(Box::new(CrashAll { losses, down_us: for_us(words)? }))
 }

@@ -3,7 +3,7 @@
 //! As real clients see it: a request that a member refused was not done, and may be asked again of another; one whose
 //! answer did not come in time, or whose member died, may have been done, may yet be, or never, and is not repeated.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use lockstep::member::apply::Response;
@@ -11,7 +11,7 @@ use lockstep::member::error::EtcdError;
 use lockstep::mvcc::View;
 use lockstep::mvcc::read::Error;
 
-use super::{Failure, Phase, What, World};
+use super::{Class, Failure, What, World};
 use crate::check::Seen;
 use crate::history::{Operation, Outcome};
 use crate::knobs::Knobs;
@@ -279,10 +279,19 @@ impl World {
         shown
     }
 
-    /// Clients that a stalled core is measured by: all, since all are asking its members.
+    /// Clients that a stalled core is measured by: of a seed all, since all ask its members; of a record those that
+    /// have something to ask of it, and time for the answer.
     pub(super) fn client_ids(&self) -> Vec<u64> {
-        let clients = 1..=self.knobs.clients;
-        if self.phase == Phase::Core && self.seed.is_some() { clients.collect() } else { Vec::new() }
+        if self.seed.is_some() {
+            return (1..=self.knobs.clients).collect();
+        }
+        let soon_us = self.now_us + self.knobs.core_ms * 1_000 / 2;
+        let soon = self.events.range(..(soon_us, Class::Script, 0));
+        let asking = soon.filter_map(|(_, happening)| match &happening.what {
+            What::Play { client, member, .. } if !self.weather.is_out(*member) => Some(*client),
+            _ => None,
+        });
+        asking.collect::<BTreeSet<u64>>().into_iter().collect()
     }
 
     fn draw_request(&mut self, number: u64, client: u64, member: u64, operation: &Operation, line: u64) -> usize {

@@ -357,7 +357,7 @@ impl Consensus {
 
     fn receive(&mut self, message: raftpb::Message, effects: &mut Vec<Effect>) {
         let release_index = message.release_index();
-        let Ok(inbound) = tr::message_in(message) else { return };
+        let Ok(mut inbound) = tr::message_in(message) else { return };
         if !inbound::is_sound(&inbound, &self.node.raft) {
             sometimes!("message refused that no correct peer sends");
             return;
@@ -366,6 +366,16 @@ impl Consensus {
             MessageType::MsgPropose if !mutation!(ProposalTwice) && !self.take_stamp(&inbound.context) => {
                 sometimes!("proposal dropped as a repeat");
                 return;
+            }
+            MessageType::MsgPropose if inbound.term != 0 => {
+                // Meant for the leader of this term and no other, who knows what it has taken. Another one, or the
+                // same member in its next life, cannot know whether a copy was taken before.
+                let raft = &self.node.raft;
+                if (inbound.term, StateRole::Leader) != (raft.term, raft.state) {
+                    sometimes!("proposal dropped that was for another leader");
+                    return;
+                }
+                inbound.term = 0;
             }
             MessageType::MsgReadIndex if !mutation!(StockReadIndex) && !self.take_stamp(&inbound.entries[0].data) => {
                 sometimes!("read index dropped as a repeat");
@@ -590,7 +600,7 @@ impl Consensus {
     }
 
     fn outbound(&mut self, messages: &[eraftpb::Message]) -> Vec<raftpb::Message> {
-        let release = self.leader_release();
+        let (release, term) = (self.leader_release(), self.node.raft.term);
         messages
             .iter()
             .map(|message| {
@@ -598,6 +608,9 @@ impl Consensus {
                 mark_answer(message);
                 if matches!(message.get_msg_type(), MessageType::MsgHeartbeat | MessageType::MsgAppend) {
                     out.release_index = release;
+                }
+                if message.get_msg_type() == MessageType::MsgPropose {
+                    out.term = Some(term);
                 }
                 out
             })

@@ -19,9 +19,14 @@ const MAX_TERM: u64 = u64::MAX / 2;
 pub fn is_sound(message: &Message, raft: &Raft<Log>) -> bool {
     use MessageType::*;
     let kind = message.get_msg_type();
-    // Requests are forwarded without a term; without one anything else would count as the member's own.
+    // Requests are forwarded without a term (ours name the term of the leader that they are for); without one anything
+    // else would count as the member's own.
     let is_request = matches!(kind, MsgPropose | MsgReadIndex);
-    if message.from == 0 || is_request != (message.term == 0) || message.term > MAX_TERM {
+    let may_have_term = kind != MsgReadIndex;
+    if message.from == 0 || (message.term == 0 && !is_request) || (message.term != 0 && !may_have_term) {
+        return false;
+    }
+    if message.term > MAX_TERM {
         return false;
     }
     match kind {

@@ -32,6 +32,7 @@ pub fn explain(records: &[Record], failed: &[Vec<&str>], budget: u64) -> Objecti
         only: None,
         each: budget,
         left: u64::MAX,
+        proof: 0,
     };
     let mut first = usize::MAX;
     for keys in failed {
@@ -43,7 +44,7 @@ pub fn explain(records: &[Record], failed: &[Vec<&str>], budget: u64) -> Objecti
             why.keys = before;
         }
     }
-    (why.each, why.left) = (budget / SHARE, budget);
+    (why.each, why.left) = ((budget / SHARE).max(2 * why.proof), budget);
     let mut holds = until(records, first);
     let answered_at = |record: &Record| record.answer.as_ref().map(|answer| answer.position);
     let at = records.iter().position(|record| answered_at(record) == Some(first)).expect("an answer has a record");
@@ -81,8 +82,8 @@ pub fn explain(records: &[Record], failed: &[Vec<&str>], budget: u64) -> Objecti
     objection(records, place, at, &[sources, others].concat(), &what)
 }
 
-/// The story of an objection: `what` the operation `at` did. Its last words are the numbers of the operations in it, for
-/// the picture.
+/// The story of an objection: `what` the operation `at` did. Its last words are the numbers of the operations in it,
+/// for the picture.
 pub fn objection(records: &[Record], place: &'static str, at: usize, others: &[usize], what: &str) -> Objection {
     let record = &records[at];
     let numbers: BTreeSet<u64> = others.iter().chain([&at]).map(|at| records[*at].number).collect();
@@ -109,10 +110,15 @@ struct Why<'a> {
     only: Option<(usize, &'a str)>,
     each: u64,
     left: u64,
+    /// The steps of the last search that found that there is no order.
+    proof: u64,
 }
 
 impl<'a> Why<'a> {
     fn verdict(&mut self, holds: &[Hold]) -> Verdict {
+        if self.left == 0 {
+            return Verdict::Undecided;
+        }
         let mut cases: Vec<Case<'a>> = cases(self.records, holds, self.versions);
         if let Some((record, key)) = self.only {
             let deed = &mut cases.iter_mut().find(|case| case.record == record).expect("it was answered").deed;
@@ -128,6 +134,9 @@ impl<'a> Why<'a> {
         let problem = if self.lean { Problem::lean(&whole, self.keys) } else { Problem::new(&whole, self.keys) };
         let verdict = search(&problem, &mut budget);
         self.left = self.left.saturating_sub(may - budget + problem.steps.len() as u64);
+        if verdict == Verdict::Not {
+            self.proof = may - budget;
+        }
         verdict
     }
 

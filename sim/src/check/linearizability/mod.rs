@@ -1,5 +1,5 @@
-//! Linearizability of what clients saw: each operation that was answered took effect at one instant between its question
-//! and its answer, and those without an answer at one instant after the question, or never.
+//! Linearizability of what clients saw: each operation that was answered took effect at one instant between its
+//! question and its answer, and those without an answer at one instant after the question, or never.
 //!
 //! ```text
 //! mod        collects the history; what one answer alone can show is judged when it comes
@@ -14,8 +14,8 @@
 //!
 //! etcd tells every client a revision, and this makes the check strict and the search short:
 //!
-//! * At once, at the answer: the revision is not below any that was told before the question, a write's is above, and no
-//!   two writes have the same. A value that was seen was asked for, and not only by operations that were refused.
+//! * At once, at the answer: the revision is not below any that was told before the question, a write's is above, and
+//!   no two writes have the same. A value that was seen was asked for, and not only by operations that were refused.
 //! * At the end: every revision belongs to a write of somebody. So whoever adds writes that no client asked for shows
 //!   them to the checkers as operations.
 //! * Then the search, in which the revisions of answered operations give their order ([`model`]).

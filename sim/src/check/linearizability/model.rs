@@ -4,8 +4,8 @@
 //! created), and the whole has a revision, which every transaction that changes anything raises by one. So an operation
 //! is three things: what it saw, what it wrote, and the revision it was told.
 //!
-//! The revision is part of the model and not only a check beside it. Operations that were told one are ordered by it, up
-//! to reads at the same revision, which commute. What is left to search is where the operations without an answer took
+//! The revision is part of the model and not only a check beside it. Operations that were told one are ordered by it,
+//! up to reads at the same revision, which commute. What is left to search is where the operations without an answer took
 //! effect: only at revisions that nobody was told, and each of those must be somebody's. A revision of 0 means "not
 //! told"; such operations are ordered by time alone, and the search is the classical one.
 //!
@@ -42,8 +42,8 @@ pub enum What<'a> {
 }
 
 impl<'a> Deed<'a> {
-    /// What an answer claims; `Err` if no answer to this operation can look like that. Nothing for an operation that was
-    /// refused, or whose fate is open.
+    /// What an answer claims; `Err` if no answer to this operation can look like that. Nothing for an operation that
+    /// was refused, or whose fate is open.
     pub fn told(operation: &'a Operation, outcome: &'a Outcome) -> Result<Option<Deed<'a>>, String> {
         use Operation as O;
         let mut deed = Deed { saw: Vec::new(), interval: None, wrote: Vec::new(), revision: 0 };
@@ -199,7 +199,8 @@ pub struct Cell {
 }
 
 pub const NOTHING: u32 = 0;
-/// All values of a key that no operation of the problem claims to have seen, or compares with: nobody can tell them apart.
+/// All values of a key that no operation of the problem claims to have seen, or compares with: nobody can tell them
+/// apart.
 const UNSEEN: u32 = 1;
 pub const SOMETHING: u32 = u32::MAX;
 
@@ -250,7 +251,8 @@ pub struct Problem {
     pub writers: Vec<Vec<(usize, u32)>>,
     /// As in [`Whole`].
     taken: Vec<(i64, i64)>,
-    /// From this floor on there is some open write outside of this problem, to which a revision nobody was told may belong.
+    /// From this floor on there is some open write outside of this problem, to which a revision that nobody was told may
+    /// belong.
     pub strangers: Option<i64>,
 }
 
@@ -260,8 +262,8 @@ impl Problem {
         Problem::without(whole, keys, &vec![false; whole.cases.len()])
     }
 
-    /// Without the open writes that nobody can have seen. That allows more: a revision that must have been made by such a
-    /// write is anybody's, and what else the write would have done is forgotten. So there is an order for this if there
+    /// Without the open writes that nobody can have seen. That allows more: a revision that must have been made by such
+    /// a write is anybody's, and what else the write would have done is forgotten. So there is an order for this if there
     /// is one for the whole, and the search is short even where most answers are held back.
     pub fn lean(whole: &Whole<'_>, keys: &[&str]) -> Problem {
         Problem::without(whole, keys, &droppable(&whole.cases, keys))

@@ -295,8 +295,8 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Nodes in a ring through the head, 0. A node that was lifted still knows its neighbours, so it can be put back as long
-/// as that happens in the reverse order.
+/// Nodes in a ring through the head, 0. A node that was lifted still knows its neighbours, so it can be put back as
+/// long as that happens in the reverse order.
 struct List {
     next: Vec<usize>,
     previous: Vec<usize>,
