@@ -100,7 +100,7 @@ fn where_time_goes(console: &mut Console, args: &Args) -> Result<(), Trouble> {
                 let world = &args.world;
                 let knobs = Knobs::draw(seed, world.members, world.until, world.profile);
                 let keep = Keep { watched: true, ..Keep::default() };
-                play(Source::Seed { seed, knobs }, world.options(), keep, world.bare);
+                play(Source::seed(seed, knobs), world.options(), keep, world.bare);
             }
             is_over.store(true, Ordering::Relaxed);
         });

@@ -247,7 +247,7 @@ fn knobs(args: &Args, mutation: Mutation, seed: u64) -> Knobs {
 
 fn play_mutant(args: &Args, mutation: Mutation, seed: u64) -> Row {
     let options = Options { mutation: Some(mutation), ..Options::default() };
-    play(Source::Seed { seed, knobs: knobs(args, mutation, seed) }, options, Keep::default(), false)
+    play(Source::seed(seed, knobs(args, mutation, seed)), options, Keep::default(), false)
 }
 
 /// When it is by one of the checkers that the mutation names.
@@ -262,7 +262,7 @@ fn doubt(args: &Args, mutation: Mutation, last: u64) -> Result<Option<String>, T
     let seeds = Seeds { first: args.seeds.first, last };
     let without: BTreeSet<String> = mutation.trigger().iter().map(|kind| (*kind).to_owned()).collect();
     let work = |seed| {
-        let source = Source::Seed { seed, knobs: knobs(args, mutation, seed) };
+        let source = Source::seed(seed, knobs(args, mutation, seed));
         let clean = play(source.clone(), Options::default(), Keep::default(), false);
         if let Some(signature) = clean.verdict.signature() {
             return Some(format!("seed {seed} fails without it too: {signature}"));
@@ -292,7 +292,7 @@ fn doubt(args: &Args, mutation: Mutation, last: u64) -> Result<Option<String>, T
 }
 
 fn shrunk(args: &Args, mutation: Mutation, found: &Found, time: Duration) -> Small {
-    let source = Source::Seed { seed: found.seed, knobs: knobs(args, mutation, found.seed) };
+    let source = Source::seed(found.seed, knobs(args, mutation, found.seed));
     let options = Options { mutation: Some(mutation), ..Options::default() };
     let keep =
         Keep { record: Some(vec![mutation.about().to_owned(), mutation.source().to_owned()]), ..Keep::default() };

@@ -24,10 +24,16 @@ const BEFORE: usize = 3;
 pub(crate) enum Source {
     Seed {
         seed: u64,
-        knobs: Knobs,
+        knobs: Box<Knobs>,
     },
     /// A scenario's text, which was parsed before without complaint.
     Text(String),
+}
+
+impl Source {
+    pub fn seed(seed: u64, knobs: Knobs) -> Source {
+        Source::Seed { seed, knobs: Box::new(knobs) }
+    }
 }
 
 /// What to keep of a run beside its figures.
@@ -85,7 +91,7 @@ pub(crate) fn play_with<T: Send>(
         let begin = cpu_time(libc::CLOCK_THREAD_CPUTIME_ID);
         let options = Options { keep_trace: keep.trace, keep_timeline: keep.timeline, ..options };
         let script = match source {
-            Source::Seed { seed, knobs } => Script::Seed { seed, knobs },
+            Source::Seed { seed, knobs } => Script::Seed { seed, knobs: *knobs },
             Source::Text(text) => Script::Scenario(Scenario::parse(&text).expect("it was parsed before")),
         };
         let report = if bare { host::run_bare(script, options) } else { host::run(script, options) };

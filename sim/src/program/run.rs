@@ -40,7 +40,7 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
         record: args.record.as_ref().map(|_| console.record_head(&repro)),
         ..Keep::default()
     };
-    let row = play(Source::Seed { seed: *seed, knobs }, world.options(), keep, world.bare);
+    let row = play(Source::seed(*seed, knobs), world.options(), keep, world.bare);
     if let Some(path) = &args.trace {
         write_file(path, "trace", row.trace.as_deref().unwrap_or_default())?;
     }

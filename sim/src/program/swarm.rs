@@ -83,7 +83,7 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
 
 pub(crate) fn play_seed(world: &WorldArgs, seed: u64, keep: Keep) -> Row {
     let knobs = Knobs::draw(seed, world.members, world.until, world.profile);
-    play(Source::Seed { seed, knobs }, world.options(), keep, world.bare)
+    play(Source::seed(seed, knobs), world.options(), keep, world.bare)
 }
 
 /// A run that did not pass is told at once, and a failure saved.
@@ -103,7 +103,7 @@ fn fell(console: &mut Console, args: &Args, seed: u64, row: &Row) -> Result<(), 
     let world = &args.world;
     let knobs = Knobs::draw(seed, world.members, world.until, world.profile);
     let name = format!("seed-{seed}");
-    let source = Source::Seed { seed, knobs };
+    let source = Source::seed(seed, knobs);
     let again = save::save(console, folder, &name, source, world.options(), world.bare, &repro)?;
     if again.trace_hash != row.trace_hash {
         writeln!(console.err, "lockstep-sim: seed {seed} ran differently the second time: try `lockstep-sim check`")?;
