@@ -206,11 +206,7 @@ impl Hunt<'_> {
     }
 
     /// Delta debugging, greedily and from the end: ever smaller groups are taken out, down to single items.
-    fn minimize(
-        &mut self,
-        count: impl Fn(&Scenario) -> usize,
-        remove: impl Fn(&mut Scenario, std::ops::Range<usize>),
-    ) {
+    fn minimize(&mut self, count: impl Fn(&Scenario) -> usize, remove: impl Fn(&mut Scenario, std::ops::Range<usize>)) {
         let mut group = count(&self.best);
         while group > 0 {
             let mut end = count(&self.best);
@@ -286,7 +282,8 @@ fn plain_knobs(scenario: &mut Scenario) {
 /// The words by which a choice's line begins and goes on: `message late`, `fsync late`.
 fn kind_of(exception: &Exception) -> String {
     let line = exception.to_string();
-    let words: Vec<&str> = line.split_ascii_whitespace().filter(|w| w.bytes().all(|b| b.is_ascii_lowercase())).collect();
+    let words: Vec<&str> =
+        line.split_ascii_whitespace().filter(|w| w.bytes().all(|b| b.is_ascii_lowercase())).collect();
     words.join(" ")
 }
 
