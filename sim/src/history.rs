@@ -9,8 +9,8 @@
 //! cas k - 8                      compact 17
 //! ```
 //!
-//! Keys and values have no blanks; `-` stands for "no such key". Every value that a workload writes is written once in a
-//! run, so a read tells whose write it saw. What an operation is to a member is in [`crate::requests`].
+//! Keys and values have no blanks; `-` stands for "no such key". Every value that a workload writes is written once in
+//! a run, so a read tells whose write it saw. What an operation is to a member is in [`crate::requests`].
 
 use std::collections::BTreeSet;
 use std::fmt;

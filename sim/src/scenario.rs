@@ -14,8 +14,8 @@
 //! message 1->2 #17 lost                    a choice that is not the constant (crate::choices)
 //! ```
 //!
-//! Replaying draws nothing: what no line says is the knob's constant. What begins with `#` is a comment, at the end of a
-//! line too. Of the comments only those above everything else, the head, belong to the scenario. A file may come from
+//! Replaying draws nothing: what no line says is the knob's constant. What begins with `#` is a comment, at the end of
+//! a line too. Of the comments only those above everything else, the head, belong to the scenario. A file may come from
 //! anywhere: whatever it says, reading it ends with a scenario that a world can play, or with the line that is wrong.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,13 +1,14 @@
 //! Makes a failing scenario small: what is not needed for the failure goes, what is needed becomes plain.
 //!
 //! Only the failure's signature decides whether a smaller scenario still shows the same. Runs are dear in the beginning
-//! and cheap in the end, so the order is: what removes most for one run first (all choices at once, everything after the
-//! failure), then delta debugging over faults, operations and choices, and only then members, times, knobs and names
-//! ([`members`], [`plainer`]). A run without choices is another run: whether it fails in the same way is luck, and a few
-//! throws of that dice (operations shifted by some milliseconds) are cheaper than taking thousands of choices away.
+//! and cheap in the end, so the order is: what removes most for one run first (all choices at once, everything after
+//! the failure), then delta debugging over faults, operations and choices, and only then members, times, knobs and
+//! names ([`members`], [`plainer`]). A run without choices is another run: whether it fails in the same way is luck,
+//! and a few throws of that dice (operations shifted by some milliseconds) are cheaper than taking thousands of choices
+//! away.
 //!
-//! Nothing is drawn, so the same failure shrinks to the same file. Every round ends, whatever the runs say; the caller's
-//! budget ends all of it by answering that nothing fails any more.
+//! Nothing is drawn, so the same failure shrinks to the same file. Every round ends, whatever the runs say; the
+//! caller's budget ends all of it by answering that nothing fails any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
