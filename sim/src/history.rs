@@ -9,8 +9,8 @@
 //! cas k - 8                      compact 17
 //! ```
 //!
-//! Keys and values have no blanks; `-` stands for "no such key". Every value that a workload writes is written once in a
-//! run, so a read tells whose write it saw. What an operation is to a member is in [`crate::requests`].
+//! Keys and values have no blanks; `-` stands for "no such key". Every value that a workload writes is written once in
+//! a run, so a read tells whose write it saw. What an operation is to a member is in [`crate::requests`].
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,18 +27,39 @@ const MOST_TXN_KEYS: usize = 128;
 /// One request of a client.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
-    Put { key: String, value: String },
+    Put {
+        key: String,
+        value: String,
+    },
     /// With prev_kv, so that the answer says what was deleted.
-    Delete { key: String },
-    Get { key: String, serializable: bool },
+    Delete {
+        key: String,
+    },
+    Get {
+        key: String,
+        serializable: bool,
+    },
     /// All keys from `key` up to, not including, `end`.
-    Range { key: String, end: String, serializable: bool },
+    Range {
+        key: String,
+        end: String,
+        serializable: bool,
+    },
     /// A txn: if `key` holds `old` (`None`: does not exist) then put `new`, else get it.
-    Cas { key: String, old: Option<String>, new: String },
+    Cas {
+        key: String,
+        old: Option<String>,
+        new: String,
+    },
     /// A txn over several keys: if all hold what `from` says then put what `to` says, else get all of them. `from` and
     /// `to` name the same keys in the same order.
-    Transfer { from: Vec<(String, Option<String>)>, to: Vec<(String, String)> },
-    Compact { revision: i64 },
+    Transfer {
+        from: Vec<(String, Option<String>)>,
+        to: Vec<(String, String)>,
+    },
+    Compact {
+        revision: i64,
+    },
 }
 
 /// What became of it, as the client knows.
@@ -64,10 +85,7 @@ impl Operation {
 
     /// A read that any member answers from what it has, however old.
     pub fn is_serializable(&self) -> bool {
-        matches!(
-            self,
-            Operation::Get { serializable: true, .. } | Operation::Range { serializable: true, .. }
-        )
+        matches!(self, Operation::Get { serializable: true, .. } | Operation::Range { serializable: true, .. })
     }
 
     /// The keys and the values that it would write there, if it succeeds; `None` deletes.

@@ -91,8 +91,8 @@ impl Operation {
 
 /// Whether a request that was answered with this error may have been done all the same, or may yet be.
 ///
-/// The code decides, as it does for real clients: what is unavailable, cancelled or timed out may lie in somebody's log.
-/// All others are the request's own fault, found before it was proposed or when it was applied.
+/// The code decides, as it does for real clients: what is unavailable, cancelled or timed out may lie in somebody's
+/// log. All others are the request's own fault, found before it was proposed or when it was applied.
 pub fn leaves_it_open(error: EtcdError) -> bool {
     match error.code() {
         Code::Canceled | Code::DeadlineExceeded | Code::Unavailable | Code::DataLoss => true,

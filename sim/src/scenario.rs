@@ -14,8 +14,8 @@
 //! message 1->2 #17 lost                    a choice that is not the constant (crate::choices)
 //! ```
 //!
-//! Replaying draws nothing: what no line says is the knob's constant. What begins with `#` is a comment, at the end of a
-//! line too. Of the comments only those above everything else, the head, belong to the scenario. A file may come from
+//! Replaying draws nothing: what no line says is the knob's constant. What begins with `#` is a comment, at the end of
+//! a line too. Of the comments only those above everything else, the head, belong to the scenario. A file may come from
 //! anywhere: whatever it says, reading it ends with a scenario that a world can play, or with the line that is wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -171,7 +171,8 @@ pub fn parse_fault(line: &str, members: u64) -> Result<Rc<dyn Fault>, String> {
         let all: Vec<&str> = fault::KINDS.iter().map(|kind| kind.name).collect();
         format!("{:?} is neither a client nor a fault; the faults are: {}", clip(name), all.join(" "))
     })?;
-    if let Some(word) = line.split_ascii_whitespace().find(|w| parse_time_us(w).is_some_and(|us| us / 1_000 > LONGEST_MS))
+    if let Some(word) =
+        line.split_ascii_whitespace().find(|w| parse_time_us(w).is_some_and(|us| us / 1_000 > LONGEST_MS))
     {
         return Err(format!("{:?} is too long: nothing takes more than {}", clip(word), longest()));
     }
@@ -405,7 +406,9 @@ fn check_member(member: u64, members: u64) -> Result<(), String> {
 
 pub(crate) fn members_of(point: Point) -> Vec<u64> {
     match point {
-        Point::Message { from, to, .. } | Point::Twice { from, to, .. } | Point::Lost { from, to, .. } => vec![from, to],
+        Point::Message { from, to, .. } | Point::Twice { from, to, .. } | Point::Lost { from, to, .. } => {
+            vec![from, to]
+        }
         Point::Fsync { member, .. }
         | Point::Stage { member, .. }
         | Point::Leave { member, .. }

@@ -1,13 +1,14 @@
 //! Makes a failing scenario small: what is not needed for the failure goes, what is needed becomes plain.
 //!
 //! Only the failure's signature decides whether a smaller scenario still shows the same. Runs are dear in the beginning
-//! and cheap in the end, so the order is: what removes most for one run first (all choices at once, everything after the
-//! failure), then delta debugging over faults, operations and choices, and only then members, times, knobs and names
-//! ([`members`], [`plainer`]). A run without choices is another run: whether it fails in the same way is luck, and a few
-//! throws of that dice (operations shifted by some milliseconds) are cheaper than taking thousands of choices away.
+//! and cheap in the end, so the order is: what removes most for one run first (all choices at once, everything after
+//! the failure), then delta debugging over faults, operations and choices, and only then members, times, knobs and
+//! names ([`members`], [`plainer`]). A run without choices is another run: whether it fails in the same way is luck,
+//! and a few throws of that dice (operations shifted by some milliseconds) are cheaper than taking thousands of choices
+//! away.
 //!
-//! Nothing is drawn, so the same failure shrinks to the same file. Every round ends, whatever the runs say; the caller's
-//! budget ends all of it by answering that nothing fails any more.
+//! Nothing is drawn, so the same failure shrinks to the same file. Every round ends, whatever the runs say; the
+//! caller's budget ends all of it by answering that nothing fails any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -206,11 +207,7 @@ impl Hunt<'_> {
     }
 
     /// Delta debugging, greedily and from the end: ever smaller groups are taken out, down to single items.
-    fn minimize(
-        &mut self,
-        count: impl Fn(&Scenario) -> usize,
-        remove: impl Fn(&mut Scenario, std::ops::Range<usize>),
-    ) {
+    fn minimize(&mut self, count: impl Fn(&Scenario) -> usize, remove: impl Fn(&mut Scenario, std::ops::Range<usize>)) {
         let mut group = count(&self.best);
         while group > 0 {
             let mut end = count(&self.best);
@@ -286,7 +283,8 @@ fn plain_knobs(scenario: &mut Scenario) {
 /// The words by which a choice's line begins and goes on: `message late`, `fsync late`.
 fn kind_of(exception: &Exception) -> String {
     let line = exception.to_string();
-    let words: Vec<&str> = line.split_ascii_whitespace().filter(|w| w.bytes().all(|b| b.is_ascii_lowercase())).collect();
+    let words: Vec<&str> =
+        line.split_ascii_whitespace().filter(|w| w.bytes().all(|b| b.is_ascii_lowercase())).collect();
     words.join(" ")
 }
 

@@ -92,7 +92,6 @@ fn rename(line: &str, places: &Places) -> Option<String> {
     Some(words.join(" "))
 }
 
-
 /// The rest of a list of members, if anything is left of it; a word that is none is itself.
 fn those_that_stay(word: &str, places: &Places) -> Option<String> {
     let Ok(members) = word.split(',').map(str::parse).collect::<Result<Vec<u64>, _>>() else {

@@ -227,8 +227,16 @@ impl Hunt<'_> {
         let change = |s: &mut Scenario, with_keys: bool, with_values: bool| {
             for event in &mut s.events {
                 if let What::Client { operation, .. } = &mut event.what {
-                    let key = &mut |key: &mut String| if with_keys { keys.apply(key) };
-                    rename(operation, key, &mut |value| if with_values { values.apply(value) });
+                    let key = &mut |key: &mut String| {
+                        if with_keys {
+                            keys.apply(key)
+                        }
+                    };
+                    rename(operation, key, &mut |value| {
+                        if with_values {
+                            values.apply(value)
+                        }
+                    });
                 }
             }
         };

@@ -1,7 +1,7 @@
 //! A bank: transfers over two or three accounts in one txn, and statements of all of them in one range.
 //!
-//! Good at finding: txns that are torn apart (by a crash inside a commit, by a view published half way, by a replay from
-//! the wrong index) and reads that mix two revisions: the sum over all accounts never changes, whatever happens
+//! Good at finding: txns that are torn apart (by a crash inside a commit, by a view published half way, by a replay
+//! from the wrong index) and reads that mix two revisions: the sum over all accounts never changes, whatever happens
 //! ([`crate::check::invariant_sum`] holds it against every statement).
 //!
 //! A balance is written `<balance>#<unique>`; an account that does not exist yet has [`INITIAL`]. When too many

@@ -1,7 +1,7 @@
 //! Two keys with a long history, and now and then somebody who compacts it some revisions behind the newest known.
 //!
-//! Good at finding: compaction that takes away what is still current, that differs between members (its hash does then),
-//! that a crash leaves half done, or that overtakes a reader without telling it.
+//! Good at finding: compaction that takes away what is still current, that differs between members (its hash does
+//! then), that a crash leaves half done, or that overtakes a reader without telling it.
 
 use super::{Keys, Kind, Work};
 use crate::history::{Operation, Outcome};

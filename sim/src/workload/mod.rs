@@ -1,8 +1,8 @@
 //! What clients do, one file a kind of work. A kind draws the next operation of a client and learns from its outcome;
 //! it judges nothing: that is for the checkers.
 //!
-//! Every value written in a run is written once (`<client>.<count>`), so that a read tells whose write it saw. Each kind
-//! has keys of its own, told by their first letters. What bites is a read soon after a write of somebody else, at
+//! Every value written in a run is written once (`<client>.<count>`), so that a read tells whose write it saw. Each
+//! kind has keys of its own, told by their first letters. What bites is a read soon after a write of somebody else, at
 //! another member: so reads go where something was last seen to change ([`Recent`]). What blinds the search for a
 //! linearization is a key with many writes that nobody knows the end of: such a key is given up for a new one
 //! ([`Keys`]).
