@@ -28,6 +28,9 @@ pub const STORE: Kind = Kind {
     parse: |words| parse("rot-store", words),
 };
 
+/// What it takes to bring the good copy back.
+const REPAIR_US: u64 = 100_000;
+
 /// Bytes in which something is drawn together: a page of the store.
 const PAGE: usize = 4096;
 /// The store's header says where everything is.
@@ -144,6 +147,10 @@ impl Fault for Rot {
     }
 
     fn end(&self, world: &mut World) {
+        // Nobody changes a file below a running process, not even for the better.
+        if world.is_up(self.member) {
+            world.stop(self.member, REPAIR_US);
+        }
         let machine = world.machine(self.member);
         for (offset, bit) in &self.bits {
             machine.member.disk().mend(&self.path, *offset, *bit);
