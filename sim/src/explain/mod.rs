@@ -136,8 +136,11 @@ fn mark(report: &Report, span: &Span) -> Option<&'static str> {
         return None;
     }
     let is_read = matches!(span.operation, Operation::Get { .. } | Operation::Range { .. });
+    // The story is about the first one; a read behind it saw what that one did not.
+    let is_first = verdict.operations.first() == Some(&span.number);
     Some(match is_read {
-        true if verdict.place.contains("stale") => "stale",
+        true if verdict.place.contains("stale") && is_first => "stale",
+        true if verdict.place.contains("stale") => "saw more",
         true if verdict.place.contains("lost") => "does not see it",
         false if verdict.place.contains("lost") => "lost",
         false if verdict.place.contains("stale") => "not seen",

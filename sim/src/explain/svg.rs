@@ -24,6 +24,7 @@ const FAULTS: usize = 12;
 const COMMITS: usize = 12;
 /// What a character of the small text takes at most, on average.
 const CHARACTER: f64 = 6.1;
+const BOLD_CHARACTER: f64 = 6.6;
 
 const STYLE: &str = "
 text{font:11px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:#1c2330}
@@ -381,7 +382,7 @@ impl Drawing<'_> {
             return;
         }
         // Beside a span that is too short for what must be said, on the side with room.
-        let needed = text.chars().count().min(60) as f64 * CHARACTER;
+        let needed = text.chars().count().min(60) as f64 * BOLD_CHARACTER;
         let x = if to + needed + 8.0 < WIDTH { to + 5.0 } else { (from - needed - 5.0).max(GUTTER) };
         self.text("tx", x, y + 10.5, needed + 12.0, &text);
     }
