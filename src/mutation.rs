@@ -88,6 +88,10 @@ const DIVERGED: &[&str] = &[
 
 const STALE: &[&str] = &["linearizability", "stale-reads"];
 
+/// What a client was told, or a member has acknowledged, is gone: seen by clients, or when it comes back.
+const FORGOTTEN: &[&str] =
+    &["durability", "linearizability", "stale-reads", "invariant-sum", "revisions", "process", "panic"];
+
 /// The machine loses its power, and with it something that was not synced.
 const POWER: &[&str] = &[
     "crash",
@@ -97,6 +101,18 @@ const POWER: &[&str] = &[
     "crash-in-operation",
     "crash-in-commit",
     "crash-before-dir-sync",
+];
+
+/// What was not synced is lost.
+const UNSYNCED: &[&str] = &[
+    "crash",
+    "crash-all",
+    "crash-torn",
+    "crash-prefix",
+    "crash-in-operation",
+    "crash-in-commit",
+    "crash-before-dir-sync",
+    "fsync-error",
 ];
 
 /// A process ends, and starts again later.
@@ -190,24 +206,25 @@ mutations! {
     // What is durable before it is promised.
 
     /// A follower acknowledges entries, and a leader counts itself, while the fsync is still under way. A crash in that
-    /// time takes back an acknowledged entry: an acknowledged write is lost when enough members lose it. No kind of
-    /// fault triggers it: state machine safety looks at what was synced at the commit, and needs no crash to object.
+    /// time takes back an acknowledged entry: an acknowledged write is lost when enough members lose it. A member that
+    /// finds out from its leader what it has forgotten stops. (State machine safety, which looks at what was synced at
+    /// each commit, would object to the first entry, without any fault; so it is not asked.)
     AckBeforeFsync "ack-before-fsync" {
         about: "entries are acknowledged before the log's fsync is done",
         source: "canon 4: etcd #14370; Jepsen with LazyFS",
-        checkers: LOST,
-        trigger: &[],
+        checkers: FORGOTTEN,
+        trigger: UNSYNCED,
         knobs: [("fsync_us", 8_000), ("slow_fsync_permille", 100), ("slow_fsync_most_us", 50_000),
             ("fault_every_ms", 500)],
     }
 
     /// One fsync that ends is taken for the end of all writes before it, those appended since it began included (what
-    /// raft-rs's `advance_append` does). Shows like the one above, in a narrower window; it needs no fault either.
+    /// raft-rs's `advance_append` does). Shows like the one above, in a narrower window.
     FsyncCoversLaterWrites "fsync-covers-later-writes" {
         about: "the end of an fsync acknowledges what was appended after its beginning",
         source: "raft-rs: RawNode::advance_append marks every outstanding ready persisted",
-        checkers: LOST,
-        trigger: &[],
+        checkers: FORGOTTEN,
+        trigger: UNSYNCED,
         knobs: [("fsync_us", 8_000), ("slow_fsync_permille", 100), ("slow_fsync_most_us", 50_000),
             ("fault_every_ms", 500)],
     }

@@ -453,7 +453,9 @@ quiet COMMAND                  without output";
         };
         let slot = self.members.get_mut(&id).expect("checked");
         let mut rng = ChaCha8Rng::seed_from_u64(slot.ticks ^ (id << 32));
-        slot.member.crash(loss, &mut chance(&mut rng));
+        let mut chance = chance(&mut rng);
+        // Of a file's four ways to come out, the last: torn, sector by sector.
+        slot.member.crash(loss, &mut |bound| if bound == 4 { 3 } else { chance(bound) });
         // A connection ends with the process at its end: nothing sent to this one reaches the next.
         self.links.retain(|(_, to), _| *to != id);
         Ok(())

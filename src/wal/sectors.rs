@@ -25,7 +25,7 @@ const DATA: usize = DATA_BYTES as usize;
 pub struct Sectors {
     file: Arc<dyn DiskFile>,
     /// The sector written last, which the next write mostly goes on with.
-    last: Arc<Mutex<Option<(u64, [u8; DATA])>>>,
+    last: Arc<Mutex<Option<Last>>>,
 }
 
 /// Where a byte of the plain run lies in the file.
@@ -42,6 +42,9 @@ pub fn file_bytes(len: u64) -> u64 {
 pub fn whole_sectors(offset: u64) -> u64 {
     offset / DATA_BYTES * DATA_BYTES
 }
+
+/// A sector's number, and its part of the plain run.
+type Last = (u64, [u8; DATA]);
 
 impl Sectors {
     pub fn new(file: Arc<dyn DiskFile>) -> Sectors {
