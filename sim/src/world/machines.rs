@@ -443,9 +443,8 @@ impl World {
             machine.works[stage as usize] += 1;
             let point = Point::Stage { member: id, stage, number: machine.works[stage as usize] };
             let (permille, most_us) = (self.knobs.late_stage_permille, self.knobs.late_stage_most_us);
-            let late_us = self.choices.choose(point, |random| {
-                if random.permille(permille) { random.below(most_us) } else { 0 }
-            });
+            let late_us =
+                self.choices.choose(point, |random| if random.permille(permille) { random.below(most_us) } else { 0 });
             let constant_us = self.knobs.stage_us
                 + match stage {
                     Stage::Backend => 2 * (self.knobs.fsync_us + self.machines[&id].extra_fsync_us),
