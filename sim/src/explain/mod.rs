@@ -14,6 +14,7 @@ mod data;
 mod svg;
 mod text;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
@@ -123,10 +124,17 @@ pub fn focus(report: &Report) -> (u64, u64) {
     let to = named.iter().map(|span| ends[&span.number]).max().unwrap_or(timeline.end_us);
     let margin = (to.saturating_sub(from) / 8).max(20_000);
     // Most stories begin with somebody who comes to lead.
-    let elected = |at_us: &u64| *at_us <= from && from - *at_us <= ELECTION_WITHIN_US;
-    let leads = timeline.roles.iter().filter(|state| state.role == "StateLeader").map(|state| state.at_us);
-    let from = leads.filter(elected).max().map_or(from, |at_us| at_us.min(from));
+    let recent = |at_us: &u64| *at_us <= from && from - *at_us <= ELECTION_WITHIN_US;
+    let from = elections(timeline).into_iter().filter(recent).max().unwrap_or(from);
     (from.saturating_sub(margin), (to + margin).min(timeline.end_us.max(to)))
+}
+
+/// When members came to lead.
+fn elections(timeline: &Timeline) -> Vec<u64> {
+    let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
+    let leads = data::sorted(&timeline.roles, |state| (state.at_us, state.line)).into_iter();
+    let leads = leads.filter(|state| state.role == "StateLeader");
+    leads.filter(|state| terms.insert(state.member, state.term) != Some(state.term)).map(|state| state.at_us).collect()
 }
 
 /// What the verdict says of an operation, in a word or two; `None` when it does not name it.
@@ -136,11 +144,10 @@ fn mark(report: &Report, span: &Span) -> Option<&'static str> {
         return None;
     }
     let is_read = matches!(span.operation, Operation::Get { .. } | Operation::Range { .. });
-    // The story is about the first one; a read behind it saw what that one did not.
-    let is_first = verdict.operations.first() == Some(&span.number);
+    // What is stale was asked last; the others show that it is.
+    let is_last = verdict.operations.iter().max() == Some(&span.number);
     Some(match is_read {
-        true if verdict.place.contains("stale") && is_first => "stale",
-        true if verdict.place.contains("stale") => "saw more",
+        true if verdict.place.contains("stale") && is_last => "stale",
         true if verdict.place.contains("lost") => "does not see it",
         false if verdict.place.contains("lost") => "lost",
         false if verdict.place.contains("stale") => "not seen",
