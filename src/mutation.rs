@@ -5,7 +5,7 @@
 //! that it names object within its seeds, while the clean build passes the same seeds; and when the faults that trigger
 //! it are switched off it survives, which shows that those faults are what finds it.
 //!
-//! Without the feature `simulation` `mutation!(..)` is the constant `false`, and no bug is in the program.
+//! Without the feature `simulation` `mutation!(..)` is always false, and no bug is in the program.
 
 #[cfg(feature = "simulation")]
 use std::cell::Cell;
@@ -23,8 +23,14 @@ macro_rules! mutation {
 #[macro_export]
 macro_rules! mutation {
     ($name:ident) => {
-        false
+        $crate::mutation::never()
     };
+}
+
+/// What `mutation!(..)` is in a build without any.
+#[cfg(not(feature = "simulation"))]
+pub const fn never() -> bool {
+    false
 }
 
 /// Whether mutations are in this build at all.

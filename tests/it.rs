@@ -34,6 +34,8 @@ mod faults;
 mod hostile_peers;
 #[path = "it/kv.rs"]
 mod kv;
+#[path = "it/linearizability.rs"]
+mod linearizability;
 #[cfg(feature = "server")]
 #[path = "it/peer.rs"]
 mod peer;
@@ -43,14 +45,12 @@ mod peer_codec;
 #[cfg(feature = "server")]
 #[path = "it/peer_oracle.rs"]
 mod peer_oracle;
-#[path = "it/linearizability.rs"]
-mod linearizability;
 #[path = "it/processes.rs"]
 mod processes;
-#[path = "it/scenarios.rs"]
-mod scenarios;
 #[path = "it/rot.rs"]
 mod rot;
+#[path = "it/scenarios.rs"]
+mod scenarios;
 #[path = "it/sim_program.rs"]
 mod sim_program;
 #[path = "it/wal.rs"]

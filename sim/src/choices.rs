@@ -72,20 +72,29 @@ pub struct Exception {
 
 /// See the head of this file.
 pub enum Choices {
-    Chance { schedule: Random, network: Random, disk: Random, elections: Random, exceptions: Vec<Exception> },
+    Chance(Box<Chance>),
     Record(BTreeMap<Point, u64>),
+}
+
+/// A stream for each purpose, and what was drawn.
+pub struct Chance {
+    schedule: Random,
+    network: Random,
+    disk: Random,
+    elections: Random,
+    exceptions: Vec<Exception>,
 }
 
 impl Choices {
     pub fn chance(seed: u64) -> Choices {
         let random = |purpose| Random::new(seed, purpose);
-        Choices::Chance {
+        Choices::Chance(Box::new(Chance {
             schedule: random(Purpose::Schedule),
             network: random(Purpose::Network),
             disk: random(Purpose::Disk),
             elections: random(Purpose::Elections),
             exceptions: Vec::new(),
-        }
+        }))
     }
 
     pub fn record(exceptions: &[Exception]) -> Choices {
@@ -96,16 +105,16 @@ impl Choices {
     pub fn choose(&mut self, point: Point, draw: impl FnOnce(&mut Random) -> u64) -> u64 {
         match self {
             Choices::Record(exceptions) => exceptions.get(&point).copied().unwrap_or(0),
-            Choices::Chance { schedule, network, disk, elections, exceptions } => {
+            Choices::Chance(chance) => {
                 let random = match point {
-                    Point::Message { .. } | Point::Twice { .. } | Point::Lost { .. } => network,
-                    Point::Fsync { .. } | Point::Kept { .. } => disk,
-                    Point::Election { .. } => elections,
-                    _ => schedule,
+                    Point::Message { .. } | Point::Twice { .. } | Point::Lost { .. } => &mut chance.network,
+                    Point::Fsync { .. } | Point::Kept { .. } => &mut chance.disk,
+                    Point::Election { .. } => &mut chance.elections,
+                    _ => &mut chance.schedule,
                 };
                 let value = draw(random);
                 if value != 0 {
-                    exceptions.push(Exception { point, value });
+                    chance.exceptions.push(Exception { point, value });
                 }
                 value
             }
@@ -115,7 +124,7 @@ impl Choices {
     /// The choices that were not constant, so far.
     pub fn exceptions(&self) -> Vec<Exception> {
         match self {
-            Choices::Chance { exceptions, .. } => exceptions.clone(),
+            Choices::Chance(chance) => chance.exceptions.clone(),
             Choices::Record(exceptions) => {
                 exceptions.iter().map(|(point, value)| Exception { point: *point, value: *value }).collect()
             }
@@ -178,7 +187,8 @@ impl fmt::Display for Exception {
 impl Exception {
     /// The first words of exception lines.
     pub fn is_head(word: &str) -> bool {
-        matches!(word, "message" | "fsync" | "look" | "tick" | "kept" | "election") || Stage::ALL.iter().any(|stage| stage.name() == word)
+        let is_stage = Stage::ALL.iter().any(|stage| stage.name() == word);
+        is_stage || matches!(word, "message" | "fsync" | "look" | "tick" | "kept" | "election")
     }
 
     pub fn parse(line: &str) -> Result<Exception, String> {
@@ -187,7 +197,8 @@ impl Exception {
         let link = if head == "message" { words.link()? } else { (0, 0) };
         let member = if matches!(head, "message" | "look") { 0 } else { words.number("a member")? };
         let number = words.word("a number like #17")?;
-        let number = number.strip_prefix('#').and_then(|n| n.parse().ok()).ok_or(format!("{number:?} is not like #17"))?;
+        let counted = number.strip_prefix('#').and_then(|n| n.parse().ok());
+        let number = counted.ok_or(format!("{number:?} is not like #17"))?;
         if head == "kept" {
             let point = Point::Kept { member, crash: number, nth: words.number("which question")? };
             let value = words.number("what is kept")?;

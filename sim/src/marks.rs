@@ -25,6 +25,7 @@ pub const REQUIRED: &[&str] = &[
     "several proposals went into one message",
     "proposal forwarded to the leader",
     "proposal dropped as a repeat",
+    "proposal dropped that was for another leader",
     "proposal waited for a leader",
     "proposal expired before there was a leader",
     // Reads.

@@ -41,9 +41,16 @@ pub struct Report {
 pub enum Verdict {
     Ok,
     /// `checker` and `place` are the failure's signature.
-    Fail { checker: &'static str, place: &'static str, story: String },
+    Fail {
+        checker: &'static str,
+        place: &'static str,
+        story: String,
+    },
     /// A checker ran out of budget.
-    Unknown { checker: &'static str, story: String },
+    Unknown {
+        checker: &'static str,
+        story: String,
+    },
 }
 
 impl Verdict {

@@ -68,8 +68,8 @@ impl Cursor {
         Ok(Some(Record { kind: prefix.kind, payload, next }))
     }
 
-    /// Where what lies at `at` has rotted: of the sectors that a record there takes, as far as it can be told, the first
-    /// that was never written as it is.
+    /// Where what lies at `at` has rotted: of the sectors that a record there takes, as far as it can be told, the
+    /// first that was never written as it is.
     pub fn rotten(&mut self, at: Position) -> Result<Option<u64>, Error> {
         let prefix = self.bytes(at.offset, PREFIX_BYTES)?.and_then(|prefix| Prefix::decode(prefix, at.sequence));
         let end = at.offset + prefix.map_or(PREFIX_BYTES, |prefix| prefix.record_bytes());

@@ -37,8 +37,8 @@ pub enum Error {
     NewerFormat { file: String, version: u32, known: u32 },
 
     #[error(
-        "wal: {file} has format version {version}, this program reads {known} only; {REBUILD}, with a snapshot that the \
-         older version took"
+        "wal: {file} has format version {version}, this program reads {known} only; {REBUILD}, with a snapshot that \
+         the older version took"
     )]
     OlderFormat { file: String, version: u32, known: u32 },
 

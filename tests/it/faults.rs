@@ -368,7 +368,8 @@ fn a_clock_bends_and_never_goes_back() {
     const S: u64 = 1_000_000;
     type Bend = fn(&mut Clock, u64);
     // What is done to it at which second, and what it then shows at each second from 0 to 8, in milliseconds.
-    let cases: &[(&str, &[(u64, Bend)], [u64; 9])] = &[
+    type Case<'a> = (&'a str, &'a [(u64, Bend)], [u64; 9]);
+    let cases: &[Case] = &[
         ("right", &[], [0, 1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 7_000, 8_000]),
         (
             "ahead from 2 to 5",
@@ -689,7 +690,8 @@ fn a_fast_leader_beats_faster() {
 #[test]
 fn requests_expire_by_their_members_clock() {
     // Member 3 hears nobody, and keeps a client's request until a leader is there or the time is over. Is it done?
-    let cases: &[(&str, &[(&str, &str)], bool)] = &[
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], bool);
+    let cases: &[Case] = &[
         ("7s", &[], true),
         ("7s", &[("7.5s", "clock-jump 3 ahead 10s")], false),
         ("7s", &[("7.5s", "clock-jump 2 ahead 10s")], true),

@@ -135,8 +135,8 @@ fn what_no_correct_peer_sends_is_dropped() {
     let at = |index, log_term, message| Message { index: Some(index), log_term: Some(log_term), ..message };
     let table = [
         ("a proposal of nothing", message(MsgProp, 2)),
-        ("a proposal with a term", term(2, proposal(EntryType::EntryNormal, b"x"))),
-        ("a leader's proposal with its term", term(3, proposal(EntryType::EntryNormal, b"x"))),
+        ("a proposal for the leader of an earlier term", term(2, proposal(EntryType::EntryNormal, b"x"))),
+        ("a proposal for the leader of a later term", term(4, proposal(EntryType::EntryNormal, b"x"))),
         ("a conf change that cannot be read", proposal(EntryType::EntryConfChange, b"\xff\xff")),
         ("a joint conf change", proposal(EntryType::EntryConfChangeV2, b"")),
         ("a read with a term", term(2, read(MsgReadIndex, b"12345678"))),

@@ -1,7 +1,7 @@
 //! The zoo's labels: each deliberate bug names itself, its source, and checkers, faults and knobs that there are.
 //!
-//! What a mutant does is for `lockstep-sim mutants` to show. A label that names a checker or a fault that does not exist
-//! would make it show nothing: the mutant would be alive for ever, or be killed without a trigger.
+//! What a mutant does is for `lockstep-sim mutants` to show. A label that names a checker or a fault that does not
+//! exist would make it show nothing: the mutant would be alive for ever, or be killed without a trigger.
 
 use std::collections::BTreeSet;
 

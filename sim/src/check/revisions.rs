@@ -31,13 +31,20 @@ pub struct Revisions {
 }
 
 /// What a member shows to readers.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Shown {
     applied: u64,
     revision: i64,
     compacted: i64,
     /// In all its lives.
     newest_revision: i64,
+}
+
+impl Default for Shown {
+    fn default() -> Shown {
+        // Before the first compaction a store says -1.
+        Shown { applied: 0, revision: 0, compacted: -1, newest_revision: 0 }
+    }
 }
 
 impl Revisions {

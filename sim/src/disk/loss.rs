@@ -1,9 +1,9 @@
 //! What a crash leaves of what was not synced.
 //!
-//! Everything in doubt is a question to the caller: `choose(bound)` answers with a number below `bound`, and 0 is always
-//! "lost". So a record of a crash is the few answers that were not 0. A file is asked about once as a whole (all lost,
-//! all kept, or torn, coarsely or finely); only where it is torn, each run of adjacent sectors that the same writes
-//! touched is asked about, and only a fine tear looks inside a run.
+//! Everything in doubt is a question to the caller: `choose(bound)` answers with a number below `bound`, and 0 is
+//! always "lost". So a record of a crash is the few answers that were not 0. A file is asked about once as a whole (all
+//! lost, all kept, or torn, coarsely or finely); only where it is torn, each run of adjacent sectors that the same
+//! writes touched is asked about, and only a fine tear looks inside a run.
 
 use std::collections::BTreeMap;
 

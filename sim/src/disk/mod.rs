@@ -15,9 +15,9 @@
 //! * A file without a name in any directory is gone after the crash, whatever was synced.
 //! * [`Loss`] picks among these outcomes ([`loss`]). What is in doubt is asked of the caller, few questions a file, and
 //!   an answer of 0 always means that it is lost.
-//! * [`MemDisk::crash_after`] cuts the power between two operations, [`MemDisk::crash_before_dir_sync`] between a change
-//!   of names and the sync of their directory: every later call fails with "simulated crash", those of destructors
-//!   too, until [`MemDisk::restart`]. Handles opened before the restart stay dead ("stale handle").
+//! * [`MemDisk::crash_after`] cuts the power between two operations, [`MemDisk::crash_before_dir_sync`] between a
+//!   change of names and the sync of their directory: every later call fails with "simulated crash", those of
+//!   destructors too, until [`MemDisk::restart`]. Handles opened before the restart stay dead ("stale handle").
 //! * A failing `sync_data` ([`MemDisk::fail_sync`]) answers EIO, and what was unsynced then will never become durable,
 //!   whatever later syncs answer, as on Linux. Until the crash it is still read, as from the page cache, or, with
 //!   [`FailedSync::Revert`], the old bytes come back at once, as after the eviction of those pages.

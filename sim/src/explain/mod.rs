@@ -14,6 +14,7 @@ mod data;
 mod svg;
 mod text;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
@@ -32,6 +33,8 @@ const SCRIPT: [&str; 3] = [include_str!("model.js"), include_str!("paint.js"), i
 
 /// Choices of a record listed in the page; a recorded seed has thousands.
 const CHOICES_LISTED: usize = 200;
+/// An election so long before what failed is another story.
+const ELECTION_WITHIN_US: u64 = 500_000;
 
 /// One self-contained HTML file.
 pub fn html(scenario_name: &str, report: &Report) -> String {
@@ -120,7 +123,18 @@ pub fn focus(report: &Report) -> (u64, u64) {
     let from = named.iter().map(|span| span.from_us).min().unwrap_or(timeline.end_us.saturating_sub(1_000_000));
     let to = named.iter().map(|span| ends[&span.number]).max().unwrap_or(timeline.end_us);
     let margin = (to.saturating_sub(from) / 8).max(20_000);
+    // Most stories begin with somebody who comes to lead.
+    let recent = |at_us: &u64| *at_us <= from && from - *at_us <= ELECTION_WITHIN_US;
+    let from = elections(timeline).into_iter().filter(recent).max().unwrap_or(from);
     (from.saturating_sub(margin), (to + margin).min(timeline.end_us.max(to)))
+}
+
+/// When members came to lead.
+fn elections(timeline: &Timeline) -> Vec<u64> {
+    let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
+    let leads = data::sorted(&timeline.roles, |state| (state.at_us, state.line)).into_iter();
+    let leads = leads.filter(|state| state.role == "StateLeader");
+    leads.filter(|state| terms.insert(state.member, state.term) != Some(state.term)).map(|state| state.at_us).collect()
 }
 
 /// What the verdict says of an operation, in a word or two; `None` when it does not name it.
@@ -130,8 +144,10 @@ fn mark(report: &Report, span: &Span) -> Option<&'static str> {
         return None;
     }
     let is_read = matches!(span.operation, Operation::Get { .. } | Operation::Range { .. });
+    // What is stale was asked last; the others show that it is.
+    let is_last = verdict.operations.iter().max() == Some(&span.number);
     Some(match is_read {
-        true if verdict.place.contains("stale") => "stale",
+        true if verdict.place.contains("stale") && is_last => "stale",
         true if verdict.place.contains("lost") => "does not see it",
         false if verdict.place.contains("lost") => "lost",
         false if verdict.place.contains("stale") => "not seen",
@@ -140,10 +156,12 @@ fn mark(report: &Report, span: &Span) -> Option<&'static str> {
 }
 
 fn facts(report: &Report) -> String {
+    // A scenario's operations are nobody's work.
+    let operations = report.timeline.as_ref().map_or(0, |timeline| timeline.operations.len());
     let mut facts = vec![
         format!("{} members", report.knobs.members),
         format!("{} simulated", seconds(report.simulated_us)),
-        format!("{} operations, {} acknowledged", report.work.values().sum::<u64>(), report.acknowledged),
+        format!("{operations} operations, {} acknowledged", report.acknowledged),
         format!("{} messages", report.messages),
         format!("{} faults", report.faults.values().sum::<u64>()),
     ];
@@ -180,7 +198,11 @@ fn tables(scenario_name: &str, report: &Report, timeline: &Timeline) -> String {
         for (nth, fault) in data::faults(timeline).iter().enumerate() {
             let members = fault.members.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
             let lasts = print_time(fault.to_us.saturating_sub(fault.from_us));
-            let lasts = if fault.to_us > fault.from_us { lasts.as_str() } else { "" };
+            let lasts = match fault.to_us {
+                to_us if to_us <= fault.from_us => "",
+                to_us if to_us == timeline.end_us => "to the end",
+                _ => lasts.as_str(),
+            };
             let (at, text) = (seconds(fault.from_us), escape(&fault.text));
             let row =
                 format_args!("<tr data-at=\"{nth}\"><td class=\"number\">{at}<td>{lasts}<td>{text}<td>{members}\n");

@@ -24,6 +24,7 @@ const FAULTS: usize = 12;
 const COMMITS: usize = 12;
 /// What a character of the small text takes at most, on average.
 const CHARACTER: f64 = 6.1;
+const BOLD_CHARACTER: f64 = 6.6;
 
 const STYLE: &str = "
 text{font:11px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:#1c2330}
@@ -159,7 +160,10 @@ impl Drawing<'_> {
         while at_us <= self.to_us {
             let x = self.x(at_us);
             self.path("g", &format!("M{x:.1} 36V{bottom:.1}"));
-            self.text("d", x + 3.0, 38.0, WIDTH - x, &seconds(at_us));
+            let (words, room) = (seconds(at_us), WIDTH - x - 6.0);
+            if words.len() as f64 * CHARACTER <= room {
+                self.text("d", x + 3.0, 38.0, room, &words);
+            }
             at_us += step;
         }
     }
@@ -333,14 +337,27 @@ impl Drawing<'_> {
                 self.text("s", 12.0, y + 10.5, GUTTER, &format!("client {}", span.client));
             }
             let end_us = ends[&span.number];
-            let row = rows.iter().position(|end| *end <= span.from_us).unwrap_or(rows.len());
+            // Words beside a span need the row for themselves.
+            let is_alone = mark(self.report, span).is_some() && !self.holds_its_words(span, end_us);
+            let row = rows.iter().position(|end| !is_alone && *end <= span.from_us).unwrap_or(rows.len());
             if row == rows.len() {
                 rows.push(0);
             }
-            rows[row] = end_us;
+            rows[row] = if is_alone { u64::MAX } else { end_us };
             self.span(span, end_us, y + row as f64 * ROW);
         }
         y + rows.len() as f64 * ROW
+    }
+
+    fn words(&self, span: &Span) -> String {
+        let answer = span.outcome.as_ref().map_or(String::new(), |outcome| format!(" → {outcome}"));
+        mark(self.report, span).map_or(String::new(), |mark| format!("{mark}: "))
+            + &span.operation.to_string()
+            + &answer
+    }
+
+    fn holds_its_words(&self, span: &Span, end_us: u64) -> bool {
+        self.words(span).chars().count() as f64 * CHARACTER < self.x(end_us) - self.x(span.from_us) - 1.0
     }
 
     fn span(&mut self, span: &Span, end_us: u64, y: f64) {
@@ -351,8 +368,7 @@ impl Drawing<'_> {
             "read" => "rd",
             word => word,
         };
-        let answer = span.outcome.as_ref().map_or(String::new(), |outcome| format!(" → {outcome}"));
-        let text = mark.map_or(String::new(), |mark| format!("{mark}: ")) + &span.operation.to_string() + &answer;
+        let text = self.words(span);
         let width = (to - from - 1.0).max(2.0);
         self.rect(class, from, y, width, ROW - 4.0);
         if mark.is_none() {
@@ -361,12 +377,12 @@ impl Drawing<'_> {
         }
         let lane = self.lane_y(self.lane_of(span.member)) + BAND;
         self.path("link", &format!("M{from:.1} {lane:.1}V{y:.1}M{to:.1} {lane:.1}V{y:.1}"));
-        if text.chars().count() as f64 * CHARACTER < width {
+        if self.holds_its_words(span, end_us) {
             self.text("tn", from + 4.0, y + 10.5, width, &text);
             return;
         }
         // Beside a span that is too short for what must be said, on the side with room.
-        let needed = text.chars().count().min(60) as f64 * CHARACTER;
+        let needed = text.chars().count().min(60) as f64 * BOLD_CHARACTER;
         let x = if to + needed + 8.0 < WIDTH { to + 5.0 } else { (from - needed - 5.0).max(GUTTER) };
         self.text("tx", x, y + 10.5, needed + 12.0, &text);
     }

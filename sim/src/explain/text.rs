@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The member that a line is about is shown in full (what it is, term, commit index), the others by their symbol alone,
-//! so that the eye follows the changes. What is quiet (a commit, an answered operation) has no line.
+//! so that the eye follows the changes. What is quiet (a commit, one of many answered operations) has no line.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +18,8 @@ const COLUMNS: usize = 120;
 /// The last events before the end of the run, or before its failure.
 const EVENTS: usize = 60;
 const TIME: usize = 14;
+/// With so few operations each has a line; with more, those that went well have none.
+const FEW_OPERATIONS: usize = 20;
 /// What an event's words have at least, however many members there are.
 const LEAST_WORDS: usize = 30;
 
@@ -193,20 +195,22 @@ fn faults(timeline: &Timeline, events: &mut Vec<Event>) {
         let change = |change| if is_pause { change } else { Change::None };
         let words = format!("! {}", fault.text);
         events.push(event(fault.from_us, fault.line, fault.members.clone(), change(Change::Paused), words));
-        if fault.to_us > fault.from_us {
+        // What the end of the run cut short is not over.
+        if fault.to_us > fault.from_us && fault.to_us < timeline.end_us {
             let words = format!("! over after {}: {}", print_time(fault.to_us - fault.from_us), fault.text);
             events.push(event(fault.to_us, fault.line, fault.members.clone(), change(Change::Resumed), words));
         }
     }
 }
 
-/// What failed, from the client's view, and all that the verdict names.
+/// What failed, from the client's view, and all that the verdict names; where there are few, all of them.
 fn operations(report: &Report, timeline: &Timeline, events: &mut Vec<Event>) {
     let ends = data::ends(timeline);
+    let is_short = timeline.operations.len() <= FEW_OPERATIONS;
     for span in data::sorted(&timeline.operations, |span: &Span| (span.from_us, span.number)) {
         let mark = mark(report, span);
         let word = data::outcome_word(span.outcome.as_ref());
-        if mark.is_none() && !matches!(word, "refused" | "unknown") {
+        if mark.is_none() && !is_short && !matches!(word, "refused" | "unknown") {
             continue;
         }
         let (number, client, operation) = (span.number, span.client, &span.operation);

@@ -8,8 +8,9 @@
 //!
 //! A limit is on damage: rot, unreadable files, failed fsyncs, full disks. A damaged member may be unable to read what
 //! it synced and stays away until its disk is mended. If a majority were damaged at a time, entries could exist on
-//! nothing but bad disks, and on real ones, which nobody mends, acknowledged writes would be gone. So at most a minority
-//! is damaged at a time, by however many faults; one and two members have no minority to spare, and get no damage.
+//! nothing but bad disks, and on real ones, which nobody mends, acknowledged writes would be gone. So at most a
+//! minority is damaged at a time, by however many faults; one and two members have no minority to spare, and get no
+//! damage.
 //!
 //! Faults that a person wrote into a scenario are played without asking.
 

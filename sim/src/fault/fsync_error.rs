@@ -1,10 +1,10 @@
 //! An fsync that fails: `fsync-error`.
 //!
-//! Model: the next fsync of a file of the log (`wal`), of the store (`store`), or of any file (`any`), answers EIO. What
-//! was unsynced in that file will never become durable, whatever later fsyncs answer, as on Linux; until the next crash
-//! it is still read, as from the page cache (`linger`), or the old bytes come back at once (`revert`). The member has to
-//! stop, having acknowledged nothing of it, and is started again when the time is over: a process's end is not a power
-//! cut, so what lingers is still there then, and still not durable.
+//! Model: the next fsync of a file of the log (`wal`), of the store (`store`), or of any file (`any`), answers EIO.
+//! What was unsynced in that file will never become durable, whatever later fsyncs answer, as on Linux; until the next
+//! crash it is still read, as from the page cache (`linger`), or the old bytes come back at once (`revert`). The member
+//! has to stop, having acknowledged nothing of it, and is started again when the time is over: a process's end is not a
+//! power cut, so what lingers is still there then, and still not durable.
 //!
 //! ```text
 //! fsync-error 2 wal linger for 2s

@@ -1,8 +1,8 @@
 //! What goes wrong in a world, one file a kind; the head comment of each is its model.
 //!
 //! A fault is a value that can be printed as a line of a scenario, read back and struck again: everything about it that
-//! was drawn is in the line. [`KINDS`] lists all kinds; chance draws among those that the run's knobs switch on. A fault
-//! either strikes at once and is over, or lasts (`for 2s`) and is then undone by [`Fault::end`]. The budget
+//! was drawn is in the line. [`KINDS`] lists all kinds; chance draws among those that the run's knobs switch on. A
+//! fault either strikes at once and is over, or lasts (`for 2s`) and is then undone by [`Fault::end`]. The budget
 //! ([`budget`]) refuses what no cluster could survive, and says so in the trace.
 
 use std::collections::BTreeMap;

@@ -174,6 +174,7 @@ impl Console<'_> {
             )),
             _ => {
                 let story = text.split("\n\nUsage:").next().unwrap_or_default();
+                let story = story.split("\n\nFor more information").next().unwrap_or_default();
                 let story = story.strip_prefix("error: ").unwrap_or(story);
                 let line = story.split_whitespace().collect::<Vec<_>>().join(" ");
                 Err(Trouble::Usage(format!("{line}; `lockstep-sim help` lists commands and options")))

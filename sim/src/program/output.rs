@@ -163,7 +163,9 @@ impl Row {
             writeln!(out, "refused     {refused} (more than the cluster could survive)")?;
         }
         let work = counts(self.work.iter().map(|(kind, count)| (kind.as_str(), *count)));
-        writeln!(out, "operations  {} acknowledged of: {work}", self.acknowledged)?;
+        // Nobody drew what a scenario's clients ask for.
+        let of = if self.work.is_empty() { String::new() } else { format!(" of: {work}") };
+        writeln!(out, "operations  {} acknowledged{of}", self.acknowledged)?;
         writeln!(
             out,
             "simulated   {simulated_s:.1} s in {:.2} s of CPU: {} events, {} messages",

@@ -64,6 +64,9 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
         Ok(ControlFlow::Continue(()))
     })?;
     progress.clear(console.err);
+    if tally.runs == 0 {
+        return Err(Trouble::Usage("the budget was over before the first seed".to_owned()));
+    }
     if args.json {
         for (seed, row) in in_order.rest() {
             writeln!(console.out, "{}", row.json(&args.world.repro(seed)))?;
@@ -74,9 +77,6 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
             writeln!(console.out, "budget      {runs} of {all} seeds were run, then the time was up")?;
         }
         tally.print(console.out, begun.elapsed(), &|seed| args.world.repro(seed))?;
-    }
-    if tally.runs == 0 {
-        return Err(Trouble::Usage("the budget was over before the first seed".to_owned()));
     }
     Ok(tally.has_passed())
 }

@@ -143,14 +143,9 @@ impl World {
         let line = self.trace.line(self.now_us, text);
         let span = self.draw_request(number, client, member, &operation, line);
         self.show(&Seen::Asked { number, client, member, operation: &operation })?;
-        self.clients.pending.insert(client, Pending {
-            number,
-            member,
-            operation: operation.clone(),
-            work,
-            retries,
-            span,
-        });
+        self.clients
+            .pending
+            .insert(client, Pending { number, member, operation: operation.clone(), work, retries, span });
         if !self.machines.contains_key(&member) || !self.is_up(member) {
             return self.told(client, Outcome::Refused { error: "connection refused".into() });
         }

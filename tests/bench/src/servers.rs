@@ -153,15 +153,17 @@ impl Drop for Echo {
 
 /// The program, with strace beside it when fsync is to be slower. With `-D` the server is our child and strace is not.
 ///
-/// `--seccomp-bpf` alone is not fair: strace stops a thread at *every* system call until it first sees that thread make a
-/// traced one. A server with a thread for its log never shows the others; one whose threads take turns soon shows all.
-/// Every thread of either server calls `sigaltstack` once when it starts, so that is traced too, and costs nothing later.
+/// `--seccomp-bpf` alone is not fair: strace stops a thread at *every* system call until it first sees that thread make
+/// a traced one. A server with a thread for its log never shows the others; one whose threads take turns soon shows
+/// all. Every thread of either server calls `sigaltstack` once when it starts, so that is traced too, and costs nothing
+/// later.
 fn with_fsync(program: &Path, fsync_ms: u64) -> Command {
     if fsync_ms == 0 {
         return Command::new(program);
     }
     let mut command = Command::new("strace");
-    command.args(["-D", "-f", "--seccomp-bpf", "-qqq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync,sigaltstack", "-e"]);
+    command.args(["-D", "-f", "--seccomp-bpf", "-qqq", "-o", "/dev/null"]);
+    command.args(["-e", "trace=fdatasync,fsync,sigaltstack", "-e"]);
     command.arg(format!("inject=fdatasync,fsync:delay_exit={}", fsync_ms * 1000)).arg(program);
     command
 }

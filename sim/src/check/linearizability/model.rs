@@ -5,9 +5,9 @@
 //! is three things: what it saw, what it wrote, and the revision it was told.
 //!
 //! The revision is part of the model and not only a check beside it. Operations that were told one are ordered by it,
-//! up to reads at the same revision, which commute. What is left to search is where the operations without an answer took
-//! effect: only at revisions that nobody was told, and each of those must be somebody's. A revision of 0 means "not
-//! told"; such operations are ordered by time alone, and the search is the classical one.
+//! up to reads at the same revision, which commute. What is left to search is where the operations without an answer
+//! took effect: only at revisions that nobody was told, and each of those must be somebody's. A revision of 0 means
+//! "not told"; such operations are ordered by time alone, and the search is the classical one.
 //!
 //! Nothing here judges; a [`Problem`] is a statement of what [`super::search`] has to order.
 
@@ -251,8 +251,8 @@ pub struct Problem {
     pub writers: Vec<Vec<(usize, u32)>>,
     /// As in [`Whole`].
     taken: Vec<(i64, i64)>,
-    /// From this floor on there is some open write outside of this problem, to which a revision that nobody was told may
-    /// belong.
+    /// From this floor on there is some open write outside of this problem, to which a revision that nobody was told
+    /// may belong.
     pub strangers: Option<i64>,
 }
 
@@ -263,8 +263,8 @@ impl Problem {
     }
 
     /// Without the open writes that nobody can have seen. That allows more: a revision that must have been made by such
-    /// a write is anybody's, and what else the write would have done is forgotten. So there is an order for this if there
-    /// is one for the whole, and the search is short even where most answers are held back.
+    /// a write is anybody's, and what else the write would have done is forgotten. So there is an order for this if
+    /// there is one for the whole, and the search is short even where most answers are held back.
     pub fn lean(whole: &Whole<'_>, keys: &[&str]) -> Problem {
         Problem::without(whole, keys, &droppable(&whole.cases, keys))
     }

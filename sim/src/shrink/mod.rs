@@ -11,7 +11,6 @@
 //! caller's budget ends all of it by answering that nothing fails any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::choices::{Exception, Point};
 use crate::fault::print_time;
@@ -72,18 +71,15 @@ struct Hunt<'a> {
     progress: &'a mut dyn FnMut(&str),
     runs: u64,
     /// Hashes of the texts of small scenarios that have been run.
-    tried: BTreeSet<u64>,
+    tried: BTreeSet<String>,
 }
 
 impl Hunt<'_> {
     /// Runs a candidate; keeps it if it fails in the same way.
     fn attempt(&mut self, candidate: Scenario) -> bool {
-        if candidate.events.len() + candidate.exceptions.len() < SMALL {
-            let mut hasher = DefaultHasher::new();
-            candidate.to_string().hash(&mut hasher);
-            if !self.tried.insert(hasher.finish()) {
-                return false;
-            }
+        let is_small = candidate.events.len() + candidate.exceptions.len() < SMALL;
+        if is_small && !self.tried.insert(candidate.to_string()) {
+            return false;
         }
         self.runs += 1;
         if (self.try_run)(&candidate).as_deref() != Some(self.signature) {
