@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+// Worlds are made of small pieces that come and go: it saves a sixth of the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     lockstep_sim::program::main(option_env!("LOCKSTEP_COMMIT"))
 }
