@@ -45,6 +45,7 @@ struct Row {
     trigger: &'static [&'static str],
     members: u64,
     knobs: &'static [(&'static str, u64)],
+    faults: &'static [&'static str],
 }
 
 const MEMBERS: u64 = 5;
@@ -91,6 +92,10 @@ const DIVERGED: &[&str] = &[
     "process",
     "panic",
 ];
+
+/// A member serves what its store never held.
+const CORRUPTED: &[&str] =
+    &["applied-hash", "hash-kv", "durability", "linearizability", "stale-reads", "invariant-sum", "revisions"];
 
 const STALE: &[&str] = &["linearizability", "stale-reads"];
 
@@ -180,6 +185,7 @@ macro_rules! mutations {
         checkers: $checkers:expr,
         trigger: $trigger:expr,
         knobs: $knobs:expr,
+        $(faults: [$($fault:literal),*],)?
     })+) => {
         /// One deliberate bug. The doc of each says how it shows.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -201,6 +207,7 @@ macro_rules! mutations {
                         trigger: $trigger,
                         members: MEMBERS,
                         knobs: &$knobs,
+                        faults: &[$($($fault),*)?],
                     },)+
                 }
             }
@@ -293,7 +300,9 @@ mutations! {
         source: "canon 29: etcd #5230, #14098",
         checkers: &["process"],
         trigger: POWER,
-        knobs: [("fsync_us", 8_000)],
+        knobs: [("fsync_us", 8_000), ("slow_fsync_permille", 100), ("slow_fsync_most_us", 50_000), ("clients", 8),
+            ("think_most_ms", 20), ("fault_every_ms", 500)],
+        faults: ["crash-torn", "crash-prefix"],
     }
 
     /// The marks of what was synced are not heeded: a rotten record, and all that was acknowledged behind it, is cut
@@ -303,7 +312,8 @@ mutations! {
         source: "canon 29: Protocol-Aware Recovery, FAST '18, section 3.4; etcd #2736",
         checkers: LOST,
         trigger: &["rot-wal"],
-        knobs: [("store_commit_ms", 5_000)],
+        knobs: [("store_commit_ms", 5_000), ("fault_every_ms", 500)],
+        faults: ["restart", "kill"],
     }
 
     /// Check values are not looked at: a record with a flipped bit, or half of one, is taken as it is.
@@ -321,9 +331,10 @@ mutations! {
     RottedPageAccepted "rotted-page-accepted" {
         about: "the check values of the store's pages are not verified",
         source: "canon 31: TigerBeetle; Jepsen etcd, bitflip-snap",
-        checkers: DIVERGED,
+        checkers: CORRUPTED,
         trigger: &["rot-store"],
-        knobs: [],
+        knobs: [("store_cache_bytes", 4_096), ("fault_every_ms", 500)],
+        faults: ["restart", "kill"],
     }
 
     // What a restart finds.
@@ -421,12 +432,13 @@ mutations! {
     }
 
     /// raft-rs joins new entries to an empty append that waits at another position, and the receiver's check is off
-    /// too: the follower acknowledges an entry that it does not have.
+    /// too: the follower acknowledges an entry that it does not have. No kind of fault triggers it: a follower that is
+    /// slow to answer while the leader sends on is enough.
     BatchAppend "batch-append" {
         about: "raft-rs's batch_append is on, and appends are not checked",
         source: "our own find in raft-rs 0.7",
         checkers: LOST,
-        trigger: ABSENCES,
+        trigger: &[],
         knobs: [],
     }
 
@@ -472,7 +484,9 @@ mutations! {
         source: "canon 9: etcd #7331; thesis 6.4",
         checkers: STALE,
         trigger: ABSENCES,
-        knobs: [("fault_every_ms", 500)],
+        knobs: [("delay_us", 20_000), ("fsync_us", 8_000), ("clients", 8), ("think_most_ms", 50),
+            ("request_timeout_ms", 5_000), ("fault_every_ms", 500)],
+        faults: ["isolate", "crash"],
     }
 
     /// Stock raft-rs 0.7: a `MsgReadIndex` that arrives twice opens its round again, and late acknowledgements of the
@@ -481,8 +495,10 @@ mutations! {
         about: "a repeated read index opens its round again",
         source: "canon 10: etcd #20418, etcd-io/raft #397; unfixed in raft-rs 0.7",
         checkers: STALE,
-        trigger: &["duplicate"],
-        knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500), ("clients", 8)],
+        trigger: &["duplicate", "repeat"],
+        knobs: [("clients", 6), ("think_most_ms", 50), ("request_timeout_ms", 1_000), ("late_permille", 0),
+            ("fault_every_ms", 1_000), ("fault_most_ms", 3_000), ("safety_ms", 40_000)],
+        faults: ["duplicate", "repeat", "isolate"],
     }
 
     /// Reads rest on the leader's lease instead of a round: a leader that was paused, cut off, or whose clock is slow
@@ -492,7 +508,8 @@ mutations! {
         source: "canon 11: thesis 6.4.1; etcd's ReadOnlyLeaseBased",
         checkers: STALE,
         trigger: ABSENCES,
-        knobs: [("fault_every_ms", 500)],
+        knobs: [("clients", 8), ("think_most_ms", 50), ("fault_every_ms", 500)],
+        faults: ["isolate", "pause"],
     }
 
     /// A read joins a round that was issued before it arrived, whose index may miss what was acknowledged in between.
@@ -521,7 +538,8 @@ mutations! {
         source: "our own; etcd's read contexts are request ids for this",
         checkers: STALE,
         trigger: RESTARTS,
-        knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500)],
+        knobs: [("delay_us", 5_000), ("clients", 8), ("think_most_ms", 50), ("late_permille", 0), ("fault_every_ms", 500)],
+        faults: ["repeat", "duplicate", "restart", "kill"],
     }
 
     /// A round of read index that raft dropped in silence is never issued again: its reads wait for ever.
@@ -530,7 +548,8 @@ mutations! {
         source: "etcd #9566: read index is dropped in silence while the leader changes",
         checkers: &["progress"],
         trigger: ABSENCES,
-        knobs: [],
+        knobs: [("clients", 8), ("think_most_ms", 20), ("delay_us", 5_000), ("fault_every_ms", 500)],
+        faults: ["isolate", "one-way", "crash"],
     }
 
     // What clients are told, and what is applied.
@@ -550,7 +569,7 @@ mutations! {
         about: "a repeated proposal is taken again",
         source: "our own; a MsgProp carries nothing to know it by",
         checkers: &["at-most-once", "linearizability", "stale-reads", "invariant-sum", "revisions"],
-        trigger: &["duplicate"],
+        trigger: &["duplicate", "repeat"],
         knobs: [],
     }
 
@@ -615,6 +634,11 @@ impl Mutation {
     /// Knobs that help it to show, to be set over the drawn ones.
     pub fn knobs(self) -> &'static [(&'static str, u64)] {
         self.row().knobs
+    }
+
+    /// The kinds of fault of its worlds, where those that a seed draws would hardly ever meet; empty for the drawn ones.
+    pub fn faults(self) -> &'static [&'static str] {
+        self.row().faults
     }
 }
 

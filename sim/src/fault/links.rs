@@ -40,11 +40,11 @@ impl Links {
         }
         let other = [*random.pick(&others)];
         let one = [one];
-        Some(match random.below(8) {
+        Some(match random.below(9) {
             0 | 1 => Links::between(&one, &other),
             2 | 3 => Links::between(&other, &one),
             4 | 5 => Links::between(&one, &others),
-            6 => Links::between(&others, &one),
+            6 | 7 => Links::between(&others, &one),
             _ => Links::between(&sight.members, &sight.members),
         })
     }

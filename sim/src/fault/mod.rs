@@ -123,7 +123,7 @@ pub const KINDS: &[Kind] = &[
 
 /// Those that strike by chance; the others are for scenarios, or for the world itself.
 pub fn weather() -> impl Iterator<Item = &'static Kind> {
-    KINDS.iter().filter(|kind| !matches!(kind.name, "drop" | "hold" | "repeat" | "out"))
+    KINDS.iter().filter(|kind| !matches!(kind.name, "drop" | "hold" | "out"))
 }
 
 pub fn kind(name: &str) -> Option<&'static Kind> {

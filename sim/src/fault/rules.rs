@@ -1,4 +1,4 @@
-//! What scenarios written by hand do to messages of one kind; chance never draws these.
+//! What scenarios written by hand do to messages of one kind; of these, chance draws only `repeat`, of every kind.
 //!
 //! # Model
 //!
@@ -10,19 +10,24 @@
 //!
 //! Kinds have etcd's names, as the trace has them; `*` is every kind. They are how a known bug is told in a few lines:
 //! the stale read of etcd #20418 is one repeat and one hold.
+//!
+//! A repeat of everything is what a proxy does that plays its buffer once more: unlike under `duplicate` the copies keep
+//! their order and their distances, so that whole conversations come again, requests and then the answers to what came
+//! of them, in the time of another leader.
 
 use std::fmt;
 
 use lockstep_proto::raftpb::MessageType;
 
-use crate::fault::links::{Links, lasting, time_after};
-use crate::fault::{Fault, Kind, Words, print_time};
+use crate::fault::links::{self, Links, lasting, time_after};
+use crate::fault::{Fault, Kind, Sight, Words, print_time};
 use crate::network::{Act, Rule};
+use crate::random::Random;
 use crate::world::World;
 
 pub const DROP: Kind = Kind { name: "drop", draw: |_, _| None, parse: parse_drop };
 pub const HOLD: Kind = Kind { name: "hold", draw: |_, _| None, parse: parse_hold };
-pub const REPEAT: Kind = Kind { name: "repeat", draw: |_, _| None, parse: parse_repeat };
+pub const REPEAT: Kind = Kind { name: "repeat", draw: draw_repeat, parse: parse_repeat };
 
 #[derive(Debug)]
 struct Ruled {
@@ -70,6 +75,18 @@ impl fmt::Display for Ruled {
         }
         write!(out, "for {}", print_time(self.lasts_us))
     }
+}
+
+fn draw_repeat(random: &mut Random, sight: &Sight) -> Option<Box<dyn Fault>> {
+    let all_to = |one: u64| {
+        let others: Vec<u64> = sight.members.iter().copied().filter(|id| *id != one).collect();
+        (!others.is_empty()).then(|| Links::between(&others, &[one]))
+    };
+    // A box in front of one member, more often than anywhere.
+    let links = if random.permille(500) { all_to(links::anyone(random, sight)?)? } else { Links::draw(random, sight)? };
+    let (least_ms, most_ms) = *random.pick(&[(1, 50), (50, 1_000), (1_000, 3_000), (1_000, 3_000)]);
+    let act = Act::Repeat { after_us: random.between(least_ms, most_ms) * 1_000 };
+    Some(Box::new(Ruled { rule: Rule { links, kind: None, act }, lasts_us: links::duration_us(random, sight) }))
 }
 
 fn parse_drop(words: &mut Words) -> Result<Box<dyn Fault>, String> {

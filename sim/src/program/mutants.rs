@@ -239,6 +239,9 @@ fn knobs(args: &Args, mutation: Mutation, seed: u64) -> Knobs {
     for (name, value) in mutation.knobs() {
         knobs.set(name, *value).expect("a mutation names knobs that there are");
     }
+    if !mutation.faults().is_empty() {
+        knobs.faults = mutation.faults().iter().map(|kind| (*kind).to_owned()).collect();
+    }
     if mutation.trigger().len() <= FEW_TRIGGERS {
         knobs.faults.extend(mutation.trigger().iter().map(|kind| (*kind).to_owned()));
     }
