@@ -377,7 +377,7 @@ const PROGRESS: &[Case] = &[
     (
         "progress",
         "core 1,2 c1; ask #1 c1 1 get a serializable; read #1 rev:2 a; healed",
-        This("no progress", "asked was answered"),
+        This("no progress", "asked for was answered"),
     ),
     (
         "progress",
@@ -413,7 +413,7 @@ const PROGRESS: &[Case] = &[
     (
         "progress",
         "rest 1 [a=1] commit:3; rest 2 [a=1 b=1] commit:4",
-        This("members end differently", "member 2 with commit 4"),
+        This("members end differently", "member 2 ends with commit 4"),
     ),
     ("progress", "rest 1 [a=1] commit:4", This("members end differently", "view 3")),
 ];

@@ -541,3 +541,27 @@ fn the_bank_keeps_its_sum_and_the_checker_sees_it_broken() {
     let seen = Seen::Answered { number: 9, client: 1, member: 1, operation: &statement, outcome: &outcome };
     checker.see(0, &seen).expect("it does not judge any more");
 }
+
+#[test]
+fn the_manual_has_every_fault_checker_knob_and_work() {
+    let manual = include_str!("../../docs/SIMULATION.md");
+    let faults = manual.split("\n## Faults\n").nth(1).expect("a section").split("\n## ").next().expect("its text");
+    let lines: Vec<String> = faults
+        .lines()
+        .filter_map(|row| Some(row.strip_prefix("| `")?.split('`').next()?.replace("\\|", "|")))
+        .collect();
+    for line in &lines {
+        if let Err(error) = lockstep_sim::scenario::parse_fault(line, 5) {
+            panic!("{line}: {error}");
+        }
+    }
+    for kind in lockstep_sim::fault::KINDS {
+        assert!(lines.iter().any(|line| line.split(' ').next() == Some(kind.name)), "no row shows {}", kind.name);
+    }
+    let knobs = lockstep_sim::knobs::Knobs::plain(3, 20_000);
+    let checkers = lockstep_sim::check::all(&knobs);
+    let names = checkers.iter().map(|checker| checker.name()).chain(knobs.work.iter().map(String::as_str));
+    for name in names.chain(knobs.numbers().into_iter().map(|(name, _)| name)).filter(|name| *name != "members") {
+        assert!(manual.contains(&format!("`{name}`")), "the manual does not name {name}");
+    }
+}

@@ -45,6 +45,8 @@ pub struct Machine {
     /// Counts the lives; events of an earlier one are void.
     pub(super) life: u64,
     starting: bool,
+    /// What happened to it while it was paused, with the life that it happened to.
+    deferred: Vec<(u64, What)>,
     /// What the crash keeps for which a fuse burns in its disk, and how long the machine is then down.
     fuse: Option<(Loss, u64)>,
     due: [bool; Stage::ALL.len()],
@@ -89,6 +91,7 @@ impl Machine {
             ended_by: "never started".into(),
             life: 0,
             starting: true,
+            deferred: Vec::new(),
             fuse: None,
             due: Default::default(),
             works: Default::default(),
@@ -188,6 +191,14 @@ impl World {
         machine.member.disk().crash_after(u64::MAX);
     }
 
+    /// Whoever is to start, starts soon, however long that was to take.
+    pub(super) fn start_soon(&mut self, id: u64) {
+        self.machine(id).starting = false;
+        if !self.is_up(id) {
+            self.start_after(id, OPERATOR_US);
+        }
+    }
+
     pub(super) fn life(&self, id: u64) -> u64 {
         self.machines.get(&id).map_or(0, |machine| machine.life)
     }
@@ -199,13 +210,20 @@ impl World {
         if let What::Start = what {
             return self.start(id);
         }
+        if let What::Resume = what {
+            self.resume(id);
+            return Ok(());
+        }
         let machine = self.machines.get_mut(&id).expect("a member of this world");
         if (life != 0 && machine.life != life) || !machine.member.is_up() {
             return Ok(());
         }
         if machine.paused_until_us > now_us && !matches!(what, What::Fuse) {
-            let until_us = machine.paused_until_us;
-            self.at(until_us, Class::World, Happening { member: id, life, what });
+            if machine.deferred.is_empty() {
+                let until_us = machine.paused_until_us;
+                self.at(until_us, Class::World, Happening { member: id, life: 0, what: What::Resume });
+            }
+            self.machine(id).deferred.push((life, what));
             return Ok(());
         }
         let events = match what {
@@ -251,6 +269,20 @@ impl World {
         self.happened(id, events)?;
         self.wake(id);
         Ok(())
+    }
+
+    /// What a pause held up happens now, unless another pause holds it up further.
+    pub(super) fn resume(&mut self, id: u64) {
+        let now_us = self.now_us;
+        let machine = self.machine(id);
+        if machine.paused_until_us > now_us && !machine.deferred.is_empty() {
+            let until_us = machine.paused_until_us;
+            self.at(until_us, Class::World, Happening { member: id, life: 0, what: What::Resume });
+            return;
+        }
+        for (life, what) in std::mem::take(&mut machine.deferred) {
+            self.after(0, id, life, what);
+        }
     }
 
     fn work(&mut self, id: u64, stage: Stage) -> Result<(), Failure> {

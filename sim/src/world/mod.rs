@@ -141,6 +141,8 @@ enum What {
     Stage(Stage),
     Fsync,
     StoreCommitDue,
+    /// A pause is over.
+    Resume,
     /// A cut of the power that was to come inside of a disk operation comes now, if none has met it.
     Fuse,
     // Of a member, dead or alive.

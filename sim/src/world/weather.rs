@@ -165,7 +165,9 @@ impl World {
             let machine = self.machine(id);
             machine.paused_until_us = machine.paused_until_us.min(now_us);
             machine.crash_in_commit = None;
+            self.resume(id);
             self.put_out_fuse(id);
+            self.start_soon(id);
         }
         self.operator_looks();
         Ok(())
