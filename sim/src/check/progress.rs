@@ -5,7 +5,8 @@
 //!
 //! A stall's story says who waits for whom: the operations that are open, each member of the core, and what its last
 //! step, its synced log and its view say it lacks. Sees states, not messages: that a message was lost shows as a
-//! member that does not know. A client that asked only for reads since then must have one linearizable read answered.
+//! member that does not know. A client that asked only for reads since then must have one linearizable read answered;
+//! and a member that, long after the others stayed out, lets every linearizable read time out serves none any more.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
@@ -15,6 +16,9 @@ use lockstep::member::raft::{Role, Status};
 use super::{Checker, Objection, PerMember, Seen, object};
 use crate::history::{Operation, Outcome};
 use crate::notation;
+
+/// So many reads that time out, and none that is answered, are no accident.
+const READS_GIVEN_UP: u64 = 3;
 
 #[derive(Debug)]
 pub struct Progress {
@@ -33,6 +37,15 @@ struct Core {
     members: Vec<u64>,
     /// Those that have got nothing done yet.
     waiting: BTreeMap<u64, Wants>,
+    /// By member.
+    reads: BTreeMap<u64, Reads>,
+}
+
+/// What became of linearizable reads that a member was asked for in the second half of the phase.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reads {
+    answered: u64,
+    given_up: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,8 +127,18 @@ impl Progress {
     }
 
     fn answered(&mut self, number: u64, client: u64, operation: &Operation, outcome: &Outcome) {
-        self.open.remove(&number);
-        let Some(waiting) = self.core.as_mut().map(|core| &mut core.waiting) else { return };
+        let open = self.open.remove(&number);
+        let Some(core) = &mut self.core else { return };
+        let late_us = core.since_us + self.bound_us / 2;
+        if let Some(open) = open.filter(|open| open.since_us >= late_us)
+            && operation.is_read()
+            && !operation.is_serializable()
+        {
+            let reads = core.reads.entry(open.member).or_default();
+            reads.answered += u64::from(matches!(outcome, Outcome::Read { .. }));
+            reads.given_up += u64::from(matches!(outcome, Outcome::Unknown { .. }));
+        }
+        let waiting = &mut core.waiting;
         match outcome {
             Outcome::Done { .. } => drop(waiting.remove(&client)),
             Outcome::Read { .. } if !operation.is_serializable() => {
@@ -131,7 +154,22 @@ impl Progress {
         let Some(core) = self.core.take() else { return Ok(()) };
         let is_stuck = |wants: &Wants| wants.asked_write || !wants.read;
         let stuck: Vec<u64> = core.waiting.iter().filter(|(_, w)| is_stuck(w)).map(|(client, _)| *client).collect();
-        if stuck.is_empty() || self.bound_us == 0 {
+        if self.bound_us == 0 {
+            return Ok(());
+        }
+        let deaf = |(_, reads): &(&u64, &Reads)| reads.answered == 0 && reads.given_up >= READS_GIVEN_UP;
+        if stuck.is_empty()
+            && let Some((member, reads)) = core.reads.iter().find(deaf)
+        {
+            let mut story = format!(
+                "member {member} is one of {:?}, left to themselves, and none of {} linearizable reads that it was asked \
+                 for long after was answered",
+                core.members, reads.given_up
+            );
+            self.who_waits(&mut story, &core.members, now_us);
+            return object("no reads", story);
+        }
+        if stuck.is_empty() {
             return Ok(());
         }
         let mut story = format!(
@@ -299,7 +337,7 @@ impl Checker for Progress {
                         wants.asked_write = true;
                     }
                 }
-                self.core = Some(Core { since_us: now_us, members: members.to_vec(), waiting });
+                self.core = Some(Core { since_us: now_us, members: members.to_vec(), waiting, reads: BTreeMap::new() });
             }
             Seen::Healed => return self.judge(now_us),
             Seen::AtRest { status, view } => return self.at_rest(now_us, status, view.applied_index()),
