@@ -538,8 +538,9 @@ mutations! {
         source: "our own; etcd's read contexts are request ids for this",
         checkers: STALE,
         trigger: RESTARTS,
-        knobs: [("delay_us", 5_000), ("clients", 8), ("think_most_ms", 50), ("late_permille", 0), ("fault_every_ms", 500)],
-        faults: ["repeat", "duplicate", "restart", "kill"],
+        knobs: [("delay_us", 5_000), ("clients", 8), ("think_most_ms", 50), ("late_permille", 0), ("fault_every_ms", 300),
+            ("fault_most_ms", 1_500), ("safety_ms", 40_000)],
+        faults: ["repeat", "restart", "kill"],
     }
 
     /// A round of read index that raft dropped in silence is never issued again: its reads wait for ever.
