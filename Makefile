@@ -56,11 +56,13 @@ sim-path: ## print where sim-build puts the simulator
 
 # Fresh seeds every commit, so that what is tested grows; the same seeds for everyone who looks at that commit.
 sim-test: sim-build ## what CI runs of the simulator: fixed and fresh seeds, determinism, some deliberate bugs
+	$(CARGO) build -p lockstep-sim
+	$(SIM) check --seeds 1..6 --until 30s --other target/debug/lockstep-sim
 	$(SIM) swarm --seeds 1..60
 	first=$$(printf '%d' "0x$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 1000)") && \
 		$(SIM) swarm --seeds $$first..$$((first + 59))
-	$(SIM) check --seeds 1..10 --until 30s
-	$(SIM) mutants --id ack-before-fsync,stock-read-index
+	$(SIM) replay sim/scenarios/etcd-20418.scenario | grep 'expected .*: it does$$'
+	$(SIM) mutants --id ack-before-fsync,lease-reads,torn-tail-refused,epoch-reused --budget 90s
 
 chaos: sim-build ## run a swarm: make chaos SEEDS=1..500 (ARGS="--save failures")
 	$(SIM) swarm --seeds $(SEEDS) $(ARGS)

@@ -539,7 +539,8 @@ mutations! {
         source: "our own; etcd's read contexts are request ids for this",
         checkers: STALE,
         trigger: RESTARTS,
-        knobs: [("delay_us", 5_000), ("clients", 8), ("think_most_ms", 50), ("late_permille", 0), ("fault_every_ms", 300),
+        knobs: [("delay_us", 5_000), ("clients", 8), ("think_most_ms", 50), ("late_permille", 0),
+            ("fault_every_ms", 300),
             ("fault_most_ms", 1_500), ("safety_ms", 40_000)],
         faults: ["repeat", "restart", "kill"],
     }
@@ -639,7 +640,8 @@ impl Mutation {
         self.row().knobs
     }
 
-    /// The kinds of fault of its worlds, where those that a seed draws would hardly ever meet; empty for the drawn ones.
+    /// The kinds of fault of its worlds, where those that a seed draws would hardly ever meet; empty for the drawn
+    /// ones.
     pub fn faults(self) -> &'static [&'static str] {
         self.row().faults
     }

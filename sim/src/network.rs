@@ -8,11 +8,11 @@
 //! Messages that are late by different times overtake each other; those of one link that are not late keep their order.
 //!
 //! A link is one direction. A cut link loses what is sent on it, and the sender's transport notices; what is on its way
-//! when the cut comes is lost on arrival, but for stragglers (see below), so the world asks [`Network::is_cut`] again. A
-//! half-open link loses as much and nobody notices; what was on its way arrives. A clogged link holds what is sent and
-//! brings it all, in order, when the clog is gone. Rules of hand-written scenarios drop, hold or repeat messages of a
-//! kind. All of these are counted: two faults on a link are both there until both have ended, and each takes back only
-//! its own.
+//! when the cut comes is lost on arrival, but for stragglers (see below), so the world asks [`Network::is_cut`] again.
+//! A half-open link loses as much and nobody notices; what was on its way arrives. A clogged link holds what is sent
+//! and brings it all, in order, when the clog is gone. Rules of hand-written scenarios drop, hold or repeat messages of
+//! a kind. All of these are counted: two faults on a link are both there until both have ended, and each takes back
+//! only its own.
 //!
 //! Connections die with the process, so what is under way to a member that dies is lost. The exception is what some
 //! box between the machines has kept for longer than the way takes: a message that was late, held or repeated may

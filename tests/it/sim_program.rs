@@ -149,7 +149,7 @@ fn a_record_replays_without_its_seed() {
     assert_eq!(run.code, 0, "{run:?}");
     let text = std::fs::read_to_string(&record).expect("the record");
     let unnamed: String = text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
-    assert!(!unnamed.contains(" 11 ") && !unnamed.contains("seed 11"), "{unnamed}");
+    assert!(!unnamed.contains("seed"), "{unnamed}");
     std::fs::write(&record, &unnamed).expect("written");
     let replay = program(&format!("replay {} --trace {}", record.display(), at("again.trace").display()));
     assert_eq!(replay.code, 0, "{replay:?}");

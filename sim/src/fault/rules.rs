@@ -11,9 +11,9 @@
 //! Kinds have etcd's names, as the trace has them; `*` is every kind. They are how a known bug is told in a few lines:
 //! the stale read of etcd #20418 is one repeat and one hold.
 //!
-//! A repeat of everything is what a proxy does that plays its buffer once more: unlike under `duplicate` the copies keep
-//! their order and their distances, so that whole conversations come again, requests and then the answers to what came
-//! of them, in the time of another leader.
+//! A repeat of everything is what a proxy does that plays its buffer once more: unlike under `duplicate` the copies
+//! keep their order and their distances, so that whole conversations come again, requests and then the answers to what
+//! came of them, in the time of another leader.
 
 use std::fmt;
 

@@ -19,8 +19,8 @@ use crate::random::{Purpose, Random};
 use crate::workload::{self, Work};
 use crate::{notation, scenario, timeline};
 
-/// Clients go on for so long after everything has healed; what remains is for coming to rest.
-const REST_REQUESTS_US: u64 = 3_000_000;
+/// After everything has healed clients go on for one part of so many; what remains is for coming to rest.
+const REST_PARTS: u64 = 3;
 /// How often, in a thousand, and how long at most a reader dawdles between getting its view and reading.
 const DAWDLE_PERMILLE: u64 = 50;
 const DAWDLE_MOST_US: u64 = 200_000;
@@ -85,7 +85,8 @@ impl World {
 
     /// A free client draws what it does next.
     pub(super) fn ask(&mut self, client: u64) -> Result<(), Failure> {
-        if self.now_us + self.knobs.rest_ms * 1_000 > self.end_us + REST_REQUESTS_US {
+        let rest_us = self.knobs.rest_ms * 1_000;
+        if self.now_us > self.end_us - rest_us + rest_us / REST_PARTS {
             return Ok(());
         }
         let among: Vec<u64> = self.ids().into_iter().filter(|id| !self.weather.is_out(*id)).collect();
