@@ -162,8 +162,8 @@ impl Progress {
             && let Some((member, reads)) = core.reads.iter().find(deaf)
         {
             let mut story = format!(
-                "member {member} is one of {:?}, left to themselves, and none of {} linearizable reads that it was asked \
-                 for long after was answered",
+                "member {member} is one of {:?}, left to themselves, and none of {} linearizable reads that it was \
+                 asked for long after was answered",
                 core.members, reads.given_up
             );
             self.who_waits(&mut story, &core.members, now_us);
