@@ -35,8 +35,8 @@ build: ## build lockstepd and lockstepctl (release)
 test: ## formatting, clippy and every test: what CI runs
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(CARGO) test --workspace
 	$(MAKE) sim-test
+	$(CARGO) test --workspace
 
 fmt: ## format the code
 	$(CARGO) fmt --all
