@@ -115,68 +115,48 @@ const POWER: &[&str] = &[
 ];
 
 /// What was not synced is lost.
-const UNSYNCED: &[&str] = &[
-    "crash",
-    "crash-all",
-    "crash-torn",
-    "crash-prefix",
-    "crash-in-operation",
-    "crash-in-commit",
-    "crash-before-dir-sync",
-    "fsync-error",
-];
+const UNSYNCED: &[&str] = &joined::<{ POWER.len() + 1 }>(POWER, &["fsync-error"]);
 
 /// A process ends, and starts again later.
-const RESTARTS: &[&str] = &[
-    "crash",
-    "crash-all",
-    "crash-torn",
-    "crash-prefix",
-    "crash-in-operation",
-    "crash-in-commit",
-    "crash-before-dir-sync",
-    "kill",
-    "restart",
-    "full",
-    "fsync-error",
-    "read-error",
-    "rot-wal",
-    "rot-store",
-];
+const RESTARTS: &[&str] = &joined::<{ POWER.len() + 7 }>(
+    POWER,
+    &["kill", "restart", "full", "fsync-error", "read-error", "rot-wal", "rot-store"],
+);
 
 /// A member is away, or is not heard, for so long that another may lead.
-const ABSENCES: &[&str] = &[
-    "crash",
-    "crash-all",
-    "crash-torn",
-    "crash-prefix",
-    "crash-in-operation",
-    "crash-in-commit",
-    "crash-before-dir-sync",
-    "kill",
-    "restart",
-    "full",
-    "fsync-error",
-    "read-error",
-    "rot-wal",
-    "rot-store",
-    "pause",
-    "slow-start",
-    "slow-disk",
-    "clock-offset",
-    "clock-drift",
-    "clock-jump",
-    "loss",
-    "latency",
-    "reorder",
-    "one-way",
-    "isolate",
-    "split",
-    "bridge",
-    "ring",
-    "clog",
-    "half-open",
-];
+const ABSENCES: &[&str] = &joined::<{ RESTARTS.len() + 16 }>(
+    RESTARTS,
+    &[
+        "pause",
+        "slow-start",
+        "slow-disk",
+        "clock-offset",
+        "clock-drift",
+        "clock-jump",
+        "loss",
+        "latency",
+        "reorder",
+        "one-way",
+        "isolate",
+        "split",
+        "bridge",
+        "ring",
+        "clog",
+        "half-open",
+    ],
+);
+
+/// One list behind the other; a wrong length does not compile.
+const fn joined<const N: usize>(first: &[&'static str], second: &[&'static str]) -> [&'static str; N] {
+    assert!(N == first.len() + second.len());
+    let mut all = [""; N];
+    let mut at = 0;
+    while at < N {
+        all[at] = if at < first.len() { first[at] } else { second[at - first.len()] };
+        at += 1;
+    }
+    all
+}
 
 macro_rules! mutations {
     ($($(#[doc = $doc:literal])+ $variant:ident $name:literal {

@@ -17,6 +17,7 @@
 use std::fmt;
 
 use super::crash_inside::{CrashInside, Place};
+use super::links::present;
 use super::{Fault, Kind, Sight, Words, print_time};
 use crate::disk::Loss;
 use crate::random::Random;
@@ -95,12 +96,8 @@ impl Fault for Crash {
 
 // What faults of members and disks have in common.
 
-pub(super) fn known(world: &World, member: u64) -> Result<(), String> {
-    if world.ids().contains(&member) { Ok(()) } else { Err(format!("there is no member {member}")) }
-}
-
 pub(super) fn running(world: &World, member: u64) -> Result<(), String> {
-    known(world, member)?;
+    present(world, member)?;
     if world.is_up(member) { Ok(()) } else { Err(format!("member {member} is down")) }
 }
 

@@ -12,7 +12,8 @@
 
 use std::fmt;
 
-use super::crash::{down_us, for_us, known, pick_up};
+use super::crash::{down_us, for_us, pick_up};
+use super::links::present;
 use super::{Fault, Kind, Sight, Words, print_time};
 use crate::disk::FailedSync;
 use crate::random::Random;
@@ -68,7 +69,7 @@ impl Fault for FsyncError {
     }
 
     fn strike(&self, world: &mut World) -> Result<(), String> {
-        known(world, self.member)?;
+        present(world, self.member)?;
         let machine = world.machine(self.member);
         let disk = machine.member.disk();
         if disk.fails_sync() {

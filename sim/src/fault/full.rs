@@ -10,7 +10,8 @@
 
 use std::fmt;
 
-use super::crash::{down_us, for_us, known, pick_up};
+use super::crash::{down_us, for_us, pick_up};
+use super::links::present;
 use super::{Fault, Kind, Sight, Words, print_time};
 use crate::random::Random;
 use crate::world::World;
@@ -57,7 +58,7 @@ impl Fault for Full {
     }
 
     fn strike(&self, world: &mut World) -> Result<(), String> {
-        known(world, self.member)?;
+        present(world, self.member)?;
         let machine = world.machine(self.member);
         let disk = machine.member.disk();
         if disk.is_limited() {

@@ -10,7 +10,8 @@
 
 use std::fmt;
 
-use super::crash::{down_us, for_us, known, pick_up};
+use super::crash::{down_us, for_us, pick_up};
+use super::links::present;
 use super::{Fault, Kind, Sight, Words, print_time};
 use crate::random::Random;
 use crate::world::World;
@@ -59,7 +60,7 @@ impl Fault for ReadError {
     }
 
     fn strike(&self, world: &mut World) -> Result<(), String> {
-        known(world, self.member)?;
+        present(world, self.member)?;
         let machine = world.machine(self.member);
         let hit = machine.member.disk().read_error(&self.path, true);
         hit.map_err(|error| format!("{}: {error}", self.path))?;

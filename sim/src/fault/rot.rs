@@ -12,7 +12,8 @@
 
 use std::fmt;
 
-use super::crash::{down_us, known};
+use super::crash::down_us;
+use super::links::present;
 use super::{Fault, Kind, Sight, Words, print_time};
 use crate::random::Random;
 use crate::world::World;
@@ -128,7 +129,7 @@ impl Fault for Rot {
     }
 
     fn strike(&self, world: &mut World) -> Result<(), String> {
-        known(world, self.member)?;
+        present(world, self.member)?;
         let machine = world.machine(self.member);
         let disk = machine.member.disk().clone();
         let mut hit = Ok(());

@@ -9,7 +9,8 @@
 
 use std::fmt;
 
-use super::crash::{down_us, for_us, known, pick_up};
+use super::crash::{down_us, for_us, pick_up};
+use super::links::present;
 use super::{Fault, Kind, Sight, Words, print_time};
 use crate::random::Random;
 use crate::world::World;
@@ -56,7 +57,7 @@ impl Fault for SlowDisk {
     }
 
     fn strike(&self, world: &mut World) -> Result<(), String> {
-        known(world, self.member)?;
+        present(world, self.member)?;
         let machine = world.machine(self.member);
         let sum = machine.extra_fsync_us.checked_add(self.by_us);
         machine.extra_fsync_us = sum.ok_or("it is slow enough")?;

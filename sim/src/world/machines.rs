@@ -54,7 +54,8 @@ pub struct Machine {
     works: [u64; Stage::ALL.len()],
     fsyncs: u64,
     crashes: u64,
-    shown: Option<(Status, u64)>,
+    /// The role, term and commit that the picture showed last.
+    shown: Option<(Role, u64, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,11 +153,6 @@ impl World {
             let wait_us = wait_us + machine.slow_start_us;
             self.after(wait_us, id, 0, What::Start);
         }
-    }
-
-    /// Who leads the newest term, as far as anyone knows of himself.
-    pub fn leader(&self) -> Option<u64> {
-        self.leaders().last().copied()
     }
 
     /// Everyone who believes to lead, the newest term last.
@@ -539,11 +535,11 @@ impl World {
     fn draw_role(&mut self, status: Status) {
         let Some(timeline) = &mut self.timeline else { return };
         let machine = self.machines.get_mut(&status.id).expect("a member of this world");
-        let shown = machine.shown.map(|(shown, _)| (shown.role, shown.term, shown.commit));
-        if shown == Some((status.role, status.term, status.commit)) {
+        let shown = Some((status.role, status.term, status.commit));
+        if machine.shown == shown {
             return;
         }
-        machine.shown = Some((status, self.now_us));
+        machine.shown = shown;
         timeline.roles.push(timeline::RoleChange {
             at_us: self.now_us,
             member: status.id,
