@@ -36,6 +36,8 @@ mod hostile_peers;
 mod kv;
 #[path = "it/linearizability.rs"]
 mod linearizability;
+#[path = "it/long_ranges.rs"]
+mod long_ranges;
 #[cfg(feature = "server")]
 #[path = "it/peer.rs"]
 mod peer;

@@ -327,9 +327,14 @@ impl std::fmt::Debug for Reader {
 
 impl Reader {
     pub fn row(&self, revision: Revision) -> Result<Option<Bytes>, Error> {
+        self.with_row(revision, Bytes::copy_from_slice)
+    }
+
+    /// Shows `f` a row in place.
+    pub fn with_row<T>(&self, revision: Revision, f: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, Error> {
         guarded(|| {
             let found = self.rows.get(&row_key(revision))?;
-            Ok(found.map(|value| Bytes::copy_from_slice(value.value())))
+            Ok(found.map(|value| f(value.value())))
         })
     }
 

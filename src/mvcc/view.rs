@@ -96,6 +96,17 @@ impl View {
         Ok(rows)
     }
 
+    /// Where the values of a range are: the revisions of its first `want` keys, in key order, and how many keys it has
+    /// in all. `rev` as in [`RangeOptions`].
+    pub fn locate(&self, key: &[u8], end: &[u8], rev: i64, want: usize) -> Result<(Vec<Revision>, usize), Error> {
+        locate(&self.index, &self.stamp, KeyRange::new(key, end), rev, want)
+    }
+
+    /// Shows `f` the stored row of a revision that [`View::locate`] gave, without a copy where that can be had.
+    pub fn with_row<T>(&self, revision: Revision, f: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
+        self.base.with_row(revision, f)
+    }
+
     pub fn bucket_get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         self.base.bucket_get(bucket, key, &self.stamp)
     }
@@ -135,7 +146,7 @@ impl Read for View {
 /// Reads the newest state with `read`, on a fresh view from `view` whenever compaction overtook the one before.
 pub fn read_newest<T, E: Overtaken>(
     mut view: impl FnMut() -> Arc<View>,
-    mut read: impl FnMut(&View) -> Result<T, E>,
+    mut read: impl FnMut(&Arc<View>) -> Result<T, E>,
 ) -> Result<T, E> {
     let mut current = view();
     loop {
@@ -160,25 +171,12 @@ impl Base {
         range: KeyRange<'_>,
         options: RangeOptions,
     ) -> Result<RangeResult, Error> {
-        let newest = options.rev <= 0;
-        let at = if newest { stamp.rev } else { options.rev };
-        if at > stamp.rev {
-            return Err(Error::FutureRev);
-        }
-        if at < stamp.compact_rev {
-            sometimes!("read below the compaction refused");
-            return Err(Error::Compacted);
-        }
         let want = match options {
             RangeOptions { count_only: true, .. } => 0,
             RangeOptions { limit: 0, .. } => usize::MAX,
             RangeOptions { limit, .. } => limit,
         };
-        let overtaken = if newest { Error::Overtaken } else { Error::Compacted };
-        let (revisions, count) = index.revisions(range, at, want).map_err(|_| {
-            sometimes!("view overtaken by a compaction");
-            overtaken
-        })?;
+        let (revisions, count) = locate(index, stamp, range, options.rev, want)?;
         let mut kvs = Vec::with_capacity(revisions.len());
         for revision in revisions {
             let mut kv = decode(revision, self.row(revision)?)?;
@@ -192,15 +190,23 @@ impl Base {
 
     /// The value of a row that the index says exists.
     pub fn row(&self, revision: Revision) -> Result<Bytes, Error> {
-        for overlay in self.overlays.iter().rev() {
-            if let Some(value) = overlay.row(revision) {
-                sometimes!(self.overlays.len() > 1, "value read from memory while the store was committing");
-                return Ok(value);
-            }
+        match self.pending_row(revision) {
+            Some(value) => Ok(value),
+            None => self.reader.row(revision)?.ok_or_else(|| missing(revision)),
         }
-        self.reader
-            .row(revision)?
-            .ok_or_else(|| Error::Storage(format!("the row of revision {}.{} is missing", revision.main, revision.sub)))
+    }
+
+    fn with_row<T>(&self, revision: Revision, f: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
+        match self.pending_row(revision) {
+            Some(value) => Ok(f(&value)),
+            None => self.reader.with_row(revision, f)?.ok_or_else(|| missing(revision)),
+        }
+    }
+
+    fn pending_row(&self, revision: Revision) -> Option<Bytes> {
+        let value = self.overlays.iter().rev().find_map(|overlay| overlay.row(revision))?;
+        sometimes!(self.overlays.len() > 1, "value read from memory while the store was committing");
+        Some(value)
     }
 
     pub fn bucket_get(&self, bucket: Bucket, key: &[u8], stamp: &Stamp) -> Result<Option<Vec<u8>>, Error> {
@@ -229,6 +235,34 @@ impl Base {
         }
         Ok(entries)
     }
+}
+
+/// The revisions of the first `want` keys of a range as of `rev`, and the number of all its keys.
+fn locate(
+    index: &Index,
+    stamp: &Stamp,
+    range: KeyRange<'_>,
+    rev: i64,
+    want: usize,
+) -> Result<(Vec<Revision>, usize), Error> {
+    let newest = rev <= 0;
+    let at = if newest { stamp.rev } else { rev };
+    if at > stamp.rev {
+        return Err(Error::FutureRev);
+    }
+    if at < stamp.compact_rev {
+        sometimes!("read below the compaction refused");
+        return Err(Error::Compacted);
+    }
+    let overtaken = if newest { Error::Overtaken } else { Error::Compacted };
+    index.revisions(range, at, want).map_err(|_| {
+        sometimes!("view overtaken by a compaction");
+        overtaken
+    })
+}
+
+fn missing(revision: Revision) -> Error {
+    Error::Storage(format!("the row of revision {}.{} is missing", revision.main, revision.sub))
 }
 
 /// The revision right after.

@@ -16,13 +16,14 @@ use bytes::Bytes;
 use lockstep_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use lockstep_proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 use lockstep_proto::mvccpb::KeyValue;
+use prost::Message;
 
-use crate::mvcc::read::{Error, RangeOptions, Read};
+use crate::mvcc::read::{Error, RangeOptions, Read, Revision};
+use crate::mvcc::{View, header};
 
 /// Answers a range. The header carries the revision of the reader, and nothing else yet.
 pub fn range<R: Read + ?Sized>(reader: &R, req: &RangeRequest) -> Result<RangeResponse, Error> {
-    let by_value = req.sort_target == SortTarget::Value as i32;
-    let from_index = req.keys_only && !by_value;
+    let from_index = is_from_index(req);
     let options =
         RangeOptions { limit: store_limit(req), rev: req.revision, count_only: req.count_only, keys_only: from_index };
     let mut found = reader.range(&req.key, &req.range_end, options)?;
@@ -51,6 +52,98 @@ pub fn range<R: Read + ?Sized>(reader: &R, req: &RangeRequest) -> Result<RangeRe
         more,
         count: found.count,
     })
+}
+
+/// A range before its values are read: where they are. For answers that may be too long to be held at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The rows of the answer, in its order, cut to the limit.
+    pub revisions: Vec<Revision>,
+    pub more: bool,
+    pub count: i64,
+    /// The newest revision of the view.
+    pub rev: i64,
+}
+
+/// Which rows [`range`] would answer with.
+pub fn select(view: &View, req: &RangeRequest) -> Result<Selection, Error> {
+    let want = match store_limit(req) {
+        _ if req.count_only => 0,
+        0 => usize::MAX,
+        limit => limit,
+    };
+    let (mut revisions, count) = view.locate(&req.key, &req.range_end, req.revision, want)?;
+    let is_descending = req.sort_order == SortOrder::Descend as i32;
+    match SortTarget::try_from(req.sort_target) {
+        Ok(SortTarget::Key) if !has_revision_filter(req) => {
+            if is_descending {
+                revisions.reverse();
+            }
+        }
+        target => revisions = sifted(view, req, target == Ok(SortTarget::Value), &revisions)?,
+    }
+    let limit = limit(req);
+    let more = limit.is_some_and(|limit| revisions.len() > limit);
+    if let Some(limit) = limit {
+        revisions.truncate(limit);
+    }
+    Ok(Selection { revisions, more, count: count as i64, rev: view.rev() })
+}
+
+/// One of the selected rows, as an answer holds it: a marshalled `KeyValue`.
+pub fn with_selected<T>(
+    view: &View,
+    req: &RangeRequest,
+    revision: Revision,
+    f: impl FnOnce(&[u8]) -> T,
+) -> Result<T, Error> {
+    if !req.keys_only {
+        return view.with_row(revision, f);
+    }
+    let stripped = view.with_row(revision, |row| described(row, revision))?;
+    let mut kv = stripped?;
+    if is_from_index(req) {
+        kv.lease = 0;
+    }
+    Ok(f(&kv.encode_to_vec()))
+}
+
+/// Filters and sorts by what the rows say besides their values, which are held only where they are what is sorted by.
+fn sifted(view: &View, req: &RangeRequest, by_value: bool, located: &[Revision]) -> Result<Vec<Revision>, Error> {
+    let mut kvs = Vec::with_capacity(located.len());
+    for (nth, revision) in located.iter().enumerate() {
+        let mut kv = view.with_row(*revision, |row| {
+            if by_value { KeyValue::decode(row).map_err(|_| damaged(*revision)) } else { described(row, *revision) }
+        })??;
+        if passes(req, &kv) {
+            // They are in key order: their places stand for their keys, and name the rows again.
+            kv.key = Bytes::copy_from_slice(&(nth as u64).to_be_bytes());
+            kvs.push(kv);
+        }
+    }
+    sort(req, &mut kvs);
+    let place = |kv: &KeyValue| u64::from_be_bytes(kv.key[..].try_into().expect("written above"));
+    Ok(kvs.iter().map(|kv| located[place(kv) as usize]).collect())
+}
+
+fn described(row: &[u8], revision: Revision) -> Result<KeyValue, Error> {
+    let found = header(row).ok_or_else(|| damaged(revision))?;
+    Ok(KeyValue {
+        key: Bytes::copy_from_slice(found.key),
+        create_revision: found.create_revision,
+        mod_revision: found.mod_revision,
+        version: found.version,
+        lease: found.lease,
+        value: Bytes::new(),
+    })
+}
+
+fn damaged(revision: Revision) -> Error {
+    Error::Storage(format!("the row of revision {}.{} is no KeyValue", revision.main, revision.sub))
+}
+
+fn is_from_index(req: &RangeRequest) -> bool {
+    req.keys_only && req.sort_target != SortTarget::Value as i32
 }
 
 /// Whether the answer is in the order in which the store reads: by key, ascending.

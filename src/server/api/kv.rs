@@ -5,7 +5,9 @@ use std::sync::Arc;
 use lockstep_proto::etcdserverpb::{self as pb, InternalRaftRequest, kv_server};
 use tonic::{Request, Response, Status};
 
-use super::{status, status_not_yet, store_status};
+use super::long::{Budget, LongAnswer};
+use super::range_stream::RangeStream;
+use super::{status, store_status};
 use crate::member::apply::{Response as Applied, kv, range, txn};
 use crate::member::check;
 use crate::mvcc::read::{Error as StoreError, Overtaken};
@@ -15,6 +17,8 @@ use crate::server::node::{Consistency, Node};
 pub struct Kv {
     pub node: Arc<Node>,
     pub max_txn_ops: usize,
+    /// What long answers may hold.
+    pub budget: Arc<Budget>,
 }
 
 /// A read of so few keys is done at once, on the thread that serves the connection.
@@ -26,23 +30,40 @@ type Answer<T> = Result<Response<T>, Status>;
 impl kv_server::Kv for Kv {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Answer<pb::RangeResponse> {
         self.node.admit(&request)?;
+        // Only gRPC has a body to put in the message's place; the JSON gateway wants the message.
+        let takes_body = request.metadata().contains_key(http::header::CONTENT_TYPE.as_str());
         let request = request.into_inner();
         check::range(&request).map_err(status)?;
         let view = self.view(request.serializable).await?;
         let is_short = request.range_end.is_empty() || (1..=SHORT_RANGE_KEYS).contains(&request.limit);
-        let mut response = if is_short && range::is_default_order(&request) && !range::has_revision_filter(&request) {
-            read_from(&self.node, view, |view| range::range(view, &request)).map_err(store_status)?
+        let is_plain = range::is_default_order(&request) && !range::has_revision_filter(&request);
+        let mut response = if is_short && is_plain {
+            read_from(&self.node, view, |view| range::range(&**view, &request)).map_err(store_status)?
+        } else if takes_body {
+            let (node, budget, request) = (self.node.clone(), self.budget.clone(), Arc::new(request));
+            let prepare =
+                move |view: &Arc<View>| LongAnswer::prepare(node.clone(), &budget, view.clone(), request.clone());
+            return Ok(self.read_apart(view, prepare).await?.map_err(store_status)??.in_place());
         } else {
-            self.read_apart(view, move |view| range::range(view, &request)).await?.map_err(store_status)?
+            self.read_apart(view, move |view| range::range(&**view, &request)).await?.map_err(store_status)?
         };
         self.node.fill(&mut response.header);
         Ok(Response::new(response))
     }
 
-    type RangeStreamStream = tokio_stream::Empty<Result<pb::RangeStreamResponse, Status>>;
+    type RangeStreamStream = RangeStream;
 
-    async fn range_stream(&self, _: Request<pb::RangeRequest>) -> Answer<Self::RangeStreamStream> {
-        Err(status_not_yet("RangeStream"))
+    async fn range_stream(&self, request: Request<pb::RangeRequest>) -> Answer<RangeStream> {
+        self.node.admit(&request)?;
+        let request = request.into_inner();
+        check::range_stream(&request).map_err(status)?;
+        let view = self.view(request.serializable).await?;
+        let select = {
+            let request = request.clone();
+            move |view: &Arc<View>| Ok((range::select(view, &request)?, view.clone()))
+        };
+        let (selection, view) = self.read_apart(view, select).await?.map_err(store_status)?;
+        Ok(Response::new(RangeStream::new(self.node.clone(), view, request, selection)))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutResponse> {
@@ -78,7 +99,7 @@ impl kv_server::Kv for Kv {
         check::txn(&request, self.max_txn_ops).map_err(status)?;
         let mut response = if txn::is_readonly(&request) {
             let view = self.view(txn::is_serializable(&request)).await?;
-            self.read_apart(view, move |view| txn::txn_readonly(view, &request)).await?.map_err(kv_status)?
+            self.read_apart(view, move |view| txn::txn_readonly(&**view, &request)).await?.map_err(kv_status)?
         } else {
             match self.propose(InternalRaftRequest { txn: Some(request), ..Default::default() }).await? {
                 Applied::Txn(response) => response,
@@ -107,7 +128,7 @@ impl Kv {
     async fn read_apart<T: Send + 'static, E: Overtaken + Send + 'static>(
         &self,
         view: Arc<View>,
-        read: impl Fn(&View) -> Result<T, E> + Send + 'static,
+        read: impl Fn(&Arc<View>) -> Result<T, E> + Send + 'static,
     ) -> Result<Result<T, E>, Status> {
         let node = self.node.clone();
         let reading = tokio::task::spawn_blocking(move || read_from(&node, view, read));
@@ -125,7 +146,7 @@ impl Kv {
 }
 
 /// Reads on `view`, or on a newer one whenever compaction overtakes the read.
-fn read_from<T, E: Overtaken>(node: &Node, view: Arc<View>, read: impl Fn(&View) -> Result<T, E>) -> Result<T, E> {
+fn read_from<T, E: Overtaken>(node: &Node, view: Arc<View>, read: impl Fn(&Arc<View>) -> Result<T, E>) -> Result<T, E> {
     let mut first = Some(view);
     read_newest(|| first.take().unwrap_or_else(|| node.local_view()), read)
 }

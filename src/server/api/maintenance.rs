@@ -106,7 +106,7 @@ impl Maintenance {
         read: impl Fn(&View) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Status> {
         let node = self.node.clone();
-        let reading = tokio::task::spawn_blocking(move || read_newest(|| node.local_view(), read));
+        let reading = tokio::task::spawn_blocking(move || read_newest(|| node.local_view(), |view| read(view)));
         reading.await.map_err(|e| Status::internal(format!("the read was lost: {e}")))?.map_err(store_status)
     }
 }

@@ -3,7 +3,9 @@
 
 mod cluster;
 mod kv;
+mod long;
 mod maintenance;
+mod range_stream;
 
 use std::sync::Arc;
 
@@ -29,16 +31,21 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
             $server::new($service).max_decoding_message_size(max_request).max_encoding_message_size(i32::MAX as usize)
         };
     }
-    tonic::service::Routes::new(serve!(KvServer, kv::Kv { node: node.clone(), max_txn_ops }))
+    tonic::service::Routes::new(serve!(KvServer, kv::Kv { node: node.clone(), max_txn_ops, budget: Arc::default() }))
         .add_service(serve!(ClusterServer, cluster::Cluster { node: node.clone() }))
         .add_service(serve!(MaintenanceServer, maintenance::Maintenance { node }))
         .prepare()
         .into_axum_router()
-        .layer(axum::middleware::map_response(size_refusals_as_grpc_go))
+        .layer(axum::middleware::map_response(finish))
+}
+
+/// What tonic cannot do by itself.
+async fn finish(response: Response) -> Response {
+    size_refusals_as_grpc_go(long::in_its_place(response))
 }
 
 /// tonic refuses a message that is too large as `OutOfRange`, in words of its own; clients of etcd know Go's.
-async fn size_refusals_as_grpc_go(mut response: Response) -> Response {
+fn size_refusals_as_grpc_go(mut response: Response) -> Response {
     let headers = response.headers_mut();
     if headers.get("grpc-status").is_some_and(|code| code == "11")
         && let Some(status) = Status::from_header_map(headers)

@@ -2,13 +2,16 @@
 //!
 //! It validates nothing, retries nothing and follows no leader, because the tests are about the server's own answers.
 
+use http::uri::PathAndQuery;
 use lockstep::proto::etcdserverpb::cluster_client::ClusterClient;
 use lockstep::proto::etcdserverpb::kv_client::KvClient;
 use lockstep::proto::etcdserverpb::lease_client::LeaseClient;
 use lockstep::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use lockstep::proto::etcdserverpb::*;
-use tonic::Status;
+use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+use tonic_prost::ProstCodec;
 
 pub struct Client {
     runtime: tokio::runtime::Runtime,
@@ -45,5 +48,42 @@ impl Client {
         move_leader: MaintenanceClient(MoveLeaderRequest) -> MoveLeaderResponse;
         member_list: ClusterClient(MemberListRequest) -> MemberListResponse;
         lease_grant: LeaseClient(LeaseGrantRequest) -> LeaseGrantResponse;
+    }
+
+    /// All answers of a stream.
+    pub fn range_stream(&self, request: RangeRequest) -> Result<Vec<RangeResponse>, Status> {
+        self.runtime.block_on(async {
+            let mut client = KvClient::new(self.channel.clone());
+            let mut stream = client.range_stream(request).await?.into_inner();
+            let mut answers = Vec::new();
+            while let Some(answer) = stream.message().await? {
+                answers.push(answer.range_response.expect("each part is a range's answer"));
+            }
+            Ok(answers)
+        })
+    }
+
+    /// Asks for a range and takes nothing of the answer yet, not even off the connection.
+    pub fn range_unread(&self, request: RangeRequest) -> Unread<'_> {
+        let asked = self.runtime.block_on(async {
+            let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+            grpc.ready().await.expect("a connection");
+            let path = PathAndQuery::from_static("/etcdserverpb.KV/Range");
+            grpc.server_streaming(tonic::Request::new(request), path, ProstCodec::default()).await
+        });
+        Unread { client: self, answer: asked.expect("a range").into_inner() }
+    }
+}
+
+/// An answer that its client has not begun to read.
+pub struct Unread<'a> {
+    client: &'a Client,
+    answer: Streaming<RangeResponse>,
+}
+
+impl Unread<'_> {
+    pub fn finish(mut self) -> RangeResponse {
+        let message = self.client.runtime.block_on(self.answer.message());
+        message.expect("the rest of the answer").expect("one message")
     }
 }
