@@ -8,6 +8,7 @@
 pub const REQUIRED: &[&str] = &[
     // Elections.
     "election won",
+    "rejection came after its position was acknowledged",
     "vote granted",
     "vote refused",
     "pre-vote refused",
