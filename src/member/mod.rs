@@ -12,5 +12,6 @@ pub mod boot;
 pub mod check;
 pub mod error;
 mod intervals;
+pub mod lease;
 pub mod membership;
 pub mod raft;
