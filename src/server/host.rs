@@ -464,7 +464,7 @@ impl ApplyThread {
         use apply::Effect;
         match effect {
             Effect::Leases(changes) => self.node.leases_changed(&changes),
-            Effect::Publish(view) => self.node.publish(view),
+            Effect::Publish { view, .. } => self.node.publish(view),
             Effect::Applied { index, .. } => self.consensus.consensus(Input::Applied(index)),
             Effect::ConfChange(change) => self.consensus.consensus(Input::ConfChange(change)),
             Effect::Membership(membership) => self.node.set_membership(membership),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lockstep_proto::etcdserverpb::{self as pb, InternalRaftRequest};
+use lockstep_proto::mvccpb::KeyValue;
 use lockstep_proto::raftpb;
 use prost::Message;
 
@@ -34,8 +35,8 @@ pub enum Input {
 pub enum Effect {
     /// What became of leases, for the keeper; before the view that shows it.
     Leases(Arc<[LeaseChange]>),
-    /// Readers get this view from now on.
-    Publish(Arc<View>),
+    /// Readers get this view from now on, and watchers the changes that led to it from the one before.
+    Publish { view: Arc<View>, changes: Arc<[Change]> },
     /// Everything up to here is applied and visible.
     Applied { index: u64, term: u64 },
     /// For consensus, before `Applied`.
@@ -52,6 +53,14 @@ pub enum Effect {
     Compacting,
     /// This member must stop.
     Stop(String),
+}
+
+/// What one revision changed, in the order of its operations. A deletion is a `KeyValue` of key and revision alone: its
+/// `version` is 0, which no put has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    pub revision: i64,
+    pub events: Vec<KeyValue>,
 }
 
 /// The answer to one request.
@@ -122,7 +131,7 @@ impl Applier {
         self.compact_step_due = true;
         vec![
             Effect::Leases(self.leases.take_changes().into()),
-            Effect::Publish(self.store.publish(self.applied)),
+            Effect::Publish { view: self.store.publish(self.applied), changes: Arc::default() },
             Effect::Membership(self.membership.clone()),
             Effect::Compacting,
         ]
@@ -285,12 +294,15 @@ impl Applier {
         Ok(())
     }
 
-    /// One transaction; leases follow what it changed.
-    fn write<T>(&mut self, _step: &mut Step, change: impl FnOnce(&mut WriteTxn<'_>, &Table) -> T) -> T {
+    /// One transaction. Leases follow what it changed; watchers hear of it together with the next view.
+    fn write<T>(&mut self, step: &mut Step, change: impl FnOnce(&mut WriteTxn<'_>, &Table) -> T) -> T {
         let mut txn = self.store.write();
         let result = change(&mut txn, &self.leases);
         let events = txn.end();
         self.leases.follow(&events);
+        if let Some(first) = events.first() {
+            step.changes.push(Change { revision: first.mod_revision, events });
+        }
         result
     }
 
@@ -340,7 +352,8 @@ impl Applier {
             effects.push(Effect::Leases(leases.into()));
         }
         if step.visible {
-            effects.push(Effect::Publish(self.store.publish(self.applied)));
+            let changes = step.changes.into();
+            effects.push(Effect::Publish { view: self.store.publish(self.applied), changes });
         }
         let applied = step.applied.then_some(Effect::Applied { index: self.applied, term: self.applied_term });
         effects.extend(step.conf_changes);
@@ -363,6 +376,7 @@ struct Step {
     applied: bool,
     /// There is compaction left to do.
     compacting: bool,
+    changes: Vec<Change>,
     conf_changes: Vec<Effect>,
     after: Vec<Effect>,
 }
