@@ -10,6 +10,7 @@ pub mod disk;
 mod faces;
 mod host;
 pub mod http;
+mod leases;
 pub mod listen;
 pub mod log;
 pub mod node;
@@ -17,6 +18,7 @@ pub mod peer;
 mod peers;
 mod run;
 pub mod start;
+mod watching;
 pub mod workers;
 
 pub use run::run;
