@@ -150,13 +150,17 @@ impl LongAnswer {
         let mut rest = Rest { node, view, since: Instant::now(), request, revisions, at: 0 };
         let (mut ready, mut kept) = (VecDeque::new(), 0);
         let mut len = (head.len() + tail.len()) as u64;
-        while kept < KEPT_BYTES
-            && let Some(share) = budget.take(PIECE_BYTES)
-        {
+        while kept < KEPT_BYTES {
+            let at = rest.at;
             let piece = rest.piece()?;
             if piece.is_empty() {
                 break;
             }
+            // Only now is it known what it takes.
+            let Some(share) = budget.take(piece.len()) else {
+                rest.at = at;
+                break;
+            };
             kept += piece.len();
             ready.push_back((piece, Some(share)));
         }
