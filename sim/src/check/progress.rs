@@ -121,8 +121,7 @@ impl Progress {
     fn asked(&mut self, now_us: u64, number: u64, client: u64, member: u64, operation: &Operation) {
         self.open.insert(number, Open { since_us: now_us, client, member, operation: operation.clone() });
         if let Some(wants) = self.core.as_mut().and_then(|core| core.waiting.get_mut(&client)) {
-            // A compaction may rightly be refused.
-            wants.asked_write |= !operation.is_read() && !matches!(operation, Operation::Compact { .. });
+            wants.asked_write |= !operation.is_read() && operation.shows_progress();
         }
     }
 
