@@ -263,6 +263,11 @@ fn a_failure_is_saved_and_shrunk() {
     let small = program(&format!("replay {dir}/small.scenario"));
     assert_eq!(small.code, 1, "{small:?}");
     assert!(small.out.contains(": it does\n") && small.out.contains("the same trace\n"), "{}", small.out);
+    // It is the bug that it shows.
+    let text = std::fs::read_to_string(format!("{dir}/small.scenario")).expect("the small one");
+    std::fs::write(format!("{dir}/clean.scenario"), text.replace("mutation ", "# mutation ")).expect("written");
+    let clean = program(&format!("replay {dir}/clean.scenario"));
+    assert_eq!(clean.code, 0, "{clean:?}");
 }
 
 /// `lockstep-sim swarm | head -1` must not end in a panic.

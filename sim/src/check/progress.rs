@@ -179,7 +179,10 @@ impl Progress {
         for client in stuck {
             let mut open = self.open.iter().filter(|(_, open)| open.client == client).peekable();
             if open.peek().is_none() {
-                line(&mut story, format_args!("client {client} waits for nothing: all it asked for was answered"));
+                line(
+                    &mut story,
+                    format_args!("client {client} waits for nothing: all it asked for was answered or given up"),
+                );
             }
             for (number, Open { since_us, member, operation, .. }) in open {
                 let waited_ms = (now_us - since_us) / 1_000;
