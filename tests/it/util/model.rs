@@ -2,7 +2,7 @@
 //!
 //! Slow on purpose and as plain as possible; it shares no code with the real one, so the two can be compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use lockstep::member::error::EtcdError;
