@@ -34,6 +34,8 @@ mod faults;
 mod hostile_peers;
 #[path = "it/kv.rs"]
 mod kv;
+#[path = "it/lease.rs"]
+mod lease;
 #[path = "it/linearizability.rs"]
 mod linearizability;
 #[cfg(feature = "server")]

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::response::Response;
 use lockstep_proto::etcdserverpb::{
-    self as pb, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer, maintenance_server::MaintenanceServer,
+    self as pb, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+    maintenance_server::MaintenanceServer,
 };
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
