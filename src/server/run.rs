@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -11,6 +12,7 @@ use tracing::{info, warn};
 use super::config::Config;
 use super::config::urls::strings;
 use super::disk::{DirLock, RealDisk};
+use super::http::access::Access;
 use super::host::{self, Host, Inbox, Mailbox, MemberParts, Pace, RealClock};
 use super::listen::{self, Listener, ServeOptions, SocketOptions};
 use super::log::{self, FATAL};
@@ -111,9 +113,7 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
                 info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
             }
             let (stop_clients, clients_stopping) = watch::channel(false);
-            let app = api::router(node.clone(), config.max_txn_ops as usize)
-                .merge(http::router(node.clone(), node.request_timeout))
-                .fallback(http::fallback);
+            let app = client_faces(&config, node);
             let options = ServeOptions { drain: DRAIN_LIMIT, ..ServeOptions::from(&config) };
             let clients = tokio::spawn(listen::serve(client_listeners, app, options, workers, clients_stopping));
             notify_init_daemon();
@@ -130,6 +130,17 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
     member.stop().await;
     info!(name = %config.name, "data-dir" = %config.data_dir.display(), "closed etcd server");
     Ok(signal)
+}
+
+/// Everything that the client port answers.
+fn client_faces(config: &Config, node: &Arc<Node>) -> Router {
+    let services = api::router(node.clone(), config.max_txn_ops as usize);
+    let mut pages = http::router(node.clone(), node.request_timeout);
+    if config.enable_grpc_gateway {
+        pages = pages.merge(http::gateway::router(services.clone(), api::max_message_bytes(node)));
+    }
+    let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
+    services.merge(http::guarded(pages.fallback(http::fallback), access))
 }
 
 /// The data directory, and the log's where it is another one.

@@ -21,9 +21,19 @@ use crate::mvcc::read::Error as StoreError;
 /// What gRPC adds to a request of the permitted size.
 const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
+/// The largest message that the services take.
+pub fn max_message_bytes(node: &Node) -> usize {
+    node.max_request_bytes.saturating_add(GRPC_OVERHEAD_BYTES)
+}
+
+/// The refusal of whoever asks for more than there is room for.
+pub fn too_many_requests() -> Status {
+    status(EtcdError::TooManyRequests)
+}
+
 /// All services, for the client listeners.
 pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
-    let max_request = node.max_request_bytes.saturating_add(GRPC_OVERHEAD_BYTES);
+    let max_request = max_message_bytes(&node);
     macro_rules! serve {
         ($server:ident, $service:expr) => {
             $server::new($service).max_decoding_message_size(max_request).max_encoding_message_size(i32::MAX as usize)

@@ -13,6 +13,7 @@ pub mod urls;
 mod validate;
 pub mod value;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 pub use cluster::{Bootstrap, BootstrapMember};
@@ -51,6 +52,11 @@ pub struct Config {
     pub grpc_keepalive_interval_ms: u64,
     pub grpc_keepalive_timeout_ms: u64,
     pub socket_reuse_port: bool,
+    pub enable_grpc_gateway: bool,
+    /// Origins that browsers may call from.
+    pub cors: BTreeSet<String>,
+    /// Names under which HTTP requests may ask for this server.
+    pub host_whitelist: BTreeSet<String>,
     pub pre_vote: bool,
     pub unsafe_no_fsync: bool,
     pub log: LogConfig,
@@ -143,6 +149,12 @@ fn typed(flags: &FlagSet) -> Result<Config, String> {
         grpc_keepalive_interval_ms: flags.duration_ms("grpc-keepalive-interval"),
         grpc_keepalive_timeout_ms: flags.duration_ms("grpc-keepalive-timeout"),
         socket_reuse_port: flags.bool("socket-reuse-port"),
+        enable_grpc_gateway: flags.bool("enable-grpc-gateway"),
+        cors: match flags.text("cors") {
+            "*" => BTreeSet::from(["*".to_owned()]),
+            origins => urls::strings(&urls::parse_list(origins)?).into_iter().collect(),
+        },
+        host_whitelist: flags.list("host-whitelist").into_iter().collect(),
         pre_vote: flags.bool("pre-vote"),
         unsafe_no_fsync: flags.bool("unsafe-no-fsync"),
     })
