@@ -270,7 +270,8 @@ impl Running {
     fn start(config: &Config, mut booted: Booted, shell: Shell) -> Running {
         let Shell { workers, mailbox, inbox, clock } = shell;
         let first = booted.applier.start();
-        let view = first.iter().find_map(|e| if let Effect::Publish(view) = e { Some(view.clone()) } else { None });
+        let view =
+            first.iter().find_map(|e| if let Effect::Publish { view, .. } = e { Some(view.clone()) } else { None });
         let node = Arc::new(Node::new(node::Parts {
             member_id: booted.member_id,
             cluster_id: booted.cluster_id,
