@@ -20,6 +20,7 @@ use std::time::{Duration, Instant as StdInstant};
 
 use lockstep_proto::raftpb;
 
+use super::metrics::METRICS;
 use super::node::Node;
 use crate::member::apply::{self, Applier};
 use crate::member::boot::Booted;
@@ -245,6 +246,9 @@ impl ConsensusThread {
                 }
             }
             let now = StdInstant::now();
+            if now > next_tick + 2 * self.pace.tick && self.node.status().leader == self.node.member_id {
+                METRICS.heartbeat_send_failures.inc();
+            }
             if now >= next_tick {
                 inputs.push(Input::Tick);
                 // A process that was paused ticks on from now; the ticks it missed are gone.
@@ -350,6 +354,7 @@ impl LogThread {
             let started = StdInstant::now();
             self.wal.sync()?;
             self.last_sync = started.elapsed();
+            METRICS.wal_fsync_seconds.observe(self.last_sync.as_secs_f64());
             self.synced_entries = entries;
             self.consensus.consensus(Input::Persisted(number));
             self.order_spare();
@@ -383,6 +388,9 @@ impl LogThread {
         }
     }
 }
+
+/// etcd's `--warning-apply-duration`.
+const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 enum ToApply {
     Input(apply::Input),
@@ -431,7 +439,12 @@ impl ApplyThread {
                 inputs.push(apply::Input::CompactStep);
             }
             let mut replies = Vec::new();
-            for effect in self.applier.step(inputs) {
+            let started = StdInstant::now();
+            let effects = self.applier.step(inputs);
+            if started.elapsed() > SLOW_APPLY {
+                METRICS.slow_apply.inc();
+            }
+            for effect in effects {
                 match effect {
                     // They come last, and leave together.
                     apply::Effect::Reply(reply) => replies.push(reply),
@@ -449,7 +462,10 @@ impl ApplyThread {
     fn carry_out(&mut self, effect: apply::Effect) {
         use apply::Effect;
         match effect {
-            Effect::Publish { view, .. } => self.node.publish(view),
+            Effect::Publish { view, changes } => {
+                METRICS.applied(&changes);
+                self.node.publish(view);
+            }
             Effect::Applied { index, .. } => self.consensus.consensus(Input::Applied(index)),
             Effect::ConfChange(change) => self.consensus.consensus(Input::ConfChange(change)),
             Effect::Membership(membership) => self.node.set_membership(membership),
@@ -473,8 +489,10 @@ struct BackendThread {
 impl BackendThread {
     fn run(mut self, inbox: Receiver<Arc<Batch>>) {
         while let Ok(batch) = inbox.recv() {
+            let started = StdInstant::now();
             match self.backend.commit(&batch) {
                 Ok(committed) => {
+                    METRICS.backend_commit_seconds.observe(started.elapsed().as_secs_f64());
                     let _ = self.apply.send(ToApply::Input(apply::Input::Committed(committed)));
                 }
                 Err(error) => {

@@ -12,6 +12,7 @@ mod host;
 pub mod http;
 pub mod listen;
 pub mod log;
+pub mod metrics;
 pub mod node;
 pub mod peer;
 mod peers;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::desk::{Answers, Desk, Sorted};
 use super::host::{Mailbox, RealClock};
+use super::metrics::METRICS;
 use crate::member::apply::{Reply, Response};
 use crate::member::error::EtcdError;
 use crate::member::membership::{Membership, ids};
@@ -49,6 +50,15 @@ pub struct Node {
 struct Published {
     view: RwLock<Arc<View>>,
     waiting: Mutex<BTreeMap<u64, Vec<ReadRequest>>>,
+}
+
+/// A proposal that waits, in the metric of those.
+struct Pending;
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        METRICS.proposals_pending.dec();
+    }
 }
 
 /// A view a linearizable read may use, or a local one.
@@ -107,7 +117,14 @@ impl Node {
         }
         self.check_running()?;
         let proposal = Proposal { data: data.into(), expires: self.expires() };
-        desk.propose(id, proposal).await
+        METRICS.proposals_pending.inc();
+        let _pending = Pending;
+        let answer = desk.propose(id, proposal).await;
+        // What was refused by applying it was no failure of the proposal.
+        if matches!(answer, Err(EtcdError::Timeout | EtcdError::Stopped)) {
+            METRICS.proposals_failed.inc();
+        }
+        answer
     }
 
     /// A view to read from.
@@ -117,7 +134,12 @@ impl Node {
         }
         self.check_running()?;
         let desk = self.desk();
-        desk.read(ReadRequest { id: desk.next_id(self.life), expires: self.expires() }).await
+        let read = desk.read(ReadRequest { id: desk.next_id(self.life), expires: self.expires() }).await;
+        if matches!(read, Err(EtcdError::Timeout)) {
+            METRICS.slow_read_indexes.inc();
+            METRICS.read_indexes_failed.inc();
+        }
+        read
     }
 
     /// The newest view, whatever the rest of the cluster knows.
@@ -217,6 +239,9 @@ impl Node {
     pub(super) fn set_status(&self, status: Status) {
         *self.status.write() = status;
         if *self.leader.borrow() != status.leader {
+            if status.leader != 0 {
+                METRICS.leader_changes.inc();
+            }
             self.leader.send_replace(status.leader);
         }
     }

@@ -16,6 +16,7 @@ use super::http::access::Access;
 use super::host::{self, Host, Inbox, Mailbox, MemberParts, Pace, RealClock};
 use super::listen::{self, Listener, ServeOptions, SocketOptions};
 use super::log::{self, FATAL};
+use super::metrics::METRICS;
 use super::node::{self, Node};
 use super::peers::{PeerHandler, ask_peers, follow_membership};
 use super::workers::Workers;
@@ -73,6 +74,7 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
     let peer_listeners = Listener::bind_all(&config.listen_peer_urls, sockets)?;
     info!("listen-client-urls" = ?log::json(&strings(&config.listen_client_urls)), "configuring client listeners");
     let client_listeners = Listener::bind_all(&config.listen_client_urls, sockets)?;
+    let metrics_listeners = Listener::bind_all(&config.listen_metrics_urls, sockets)?;
 
     let Disks { data, wal, _lock } = open_disks(&config)?;
     let booted = boot_member(&config, data, wal).await?;
@@ -90,6 +92,13 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
         });
     }
     let node = &member.node;
+    // From here on, whatever the cluster is up to: a member that waits for the others can be watched.
+    for listener in &metrics_listeners {
+        info!(address = %listener.address(), "serving metrics");
+    }
+    let metrics = metrics_pages(&config, node).fallback(http::fallback);
+    let metrics = listen::serve(metrics_listeners, metrics, (&config).into(), workers.clone(), peer_stop.clone());
+    tokio::spawn(metrics);
     tokio::spawn(follow_membership(node.clone(), member.transport.clone()));
     tokio::spawn(attend::log_cluster_version(node.clone()));
     tokio::spawn(attend::decide_cluster_version(node.clone()));
@@ -135,12 +144,23 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
 /// Everything that the client port answers.
 fn client_faces(config: &Config, node: &Arc<Node>) -> Router {
     let services = api::router(node.clone(), config.max_txn_ops as usize);
-    let mut pages = http::router(node.clone(), node.request_timeout);
+    let mut pages = metrics_pages(config, node).merge(http::debug::vars(node.clone()));
+    if config.enable_pprof {
+        pages = pages.merge(http::debug::pprof());
+    }
     if config.enable_grpc_gateway {
         pages = pages.merge(http::gateway::router(services.clone(), api::max_message_bytes(node)));
     }
     let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
     services.merge(http::guarded(pages.fallback(http::fallback), access))
+}
+
+/// What the listeners of `--listen-metrics-urls` answer, too.
+fn metrics_pages(config: &Config, node: &Arc<Node>) -> Router {
+    if config.extensive_metrics {
+        METRICS.be_extensive();
+    }
+    http::router(node.clone(), node.request_timeout).merge(http::metrics::router(node.clone()))
 }
 
 /// The data directory, and the log's where it is another one.

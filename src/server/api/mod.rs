@@ -2,6 +2,7 @@
 //! nothing else.
 
 mod cluster;
+mod counted;
 mod kv;
 mod maintenance;
 
@@ -45,6 +46,7 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
         .prepare()
         .into_axum_router()
         .layer(axum::middleware::map_response(size_refusals_as_grpc_go))
+        .layer(axum::middleware::from_fn(counted::count))
 }
 
 /// tonic refuses a message that is too large as `OutOfRange`, in words of its own; clients of etcd know Go's.

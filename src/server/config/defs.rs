@@ -142,9 +142,9 @@ pub const SECTIONS: &[Section] = &[
         flag("auth-token-ttl", Uint, "300", NotYet(&[]), "Seconds a token lives."),
     ] },
     Section { title: "Profiling and monitoring", flags: &[
-        flag("enable-pprof", Bool, "false", NotYet(&[]), "Serve profiles under /debug/pprof/."),
-        flag("metrics", Text, "basic", NotYet(&[]), "'basic', or 'extensive' for histograms of every gRPC method."),
-        flag("listen-metrics-urls", Urls, "", NotYet(&[]), "More URLs that serve metrics and health."),
+        flag("enable-pprof", Bool, "false", Works, "Serve profiles under /debug/pprof/."),
+        flag("metrics", Text, "basic", Works, "'basic', or 'extensive' for histograms of every gRPC method."),
+        flag("listen-metrics-urls", Urls, "", Works, "More URLs that serve metrics and health."),
         flag("enable-distributed-tracing", Bool, "false", NotYet(&[]), "Send traces by OpenTelemetry."),
         flag("distributed-tracing-address", Text, "localhost:4317", SafeNoOp, "Collector of traces."),
         flag("distributed-tracing-service-name", Text, "etcd", SafeNoOp, "Name of the traced service."),

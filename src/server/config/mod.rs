@@ -53,6 +53,10 @@ pub struct Config {
     pub grpc_keepalive_timeout_ms: u64,
     pub socket_reuse_port: bool,
     pub enable_grpc_gateway: bool,
+    pub enable_pprof: bool,
+    /// `--metrics extensive`.
+    pub extensive_metrics: bool,
+    pub listen_metrics_urls: Vec<Url>,
     /// Origins that browsers may call from.
     pub cors: BTreeSet<String>,
     /// Names under which HTTP requests may ask for this server.
@@ -150,6 +154,9 @@ fn typed(flags: &FlagSet) -> Result<Config, String> {
         grpc_keepalive_timeout_ms: flags.duration_ms("grpc-keepalive-timeout"),
         socket_reuse_port: flags.bool("socket-reuse-port"),
         enable_grpc_gateway: flags.bool("enable-grpc-gateway"),
+        enable_pprof: flags.bool("enable-pprof"),
+        extensive_metrics: flags.text("metrics") == "extensive",
+        listen_metrics_urls: urls::parse_list(flags.text("listen-metrics-urls"))?,
         cors: match flags.text("cors") {
             "*" => BTreeSet::from(["*".to_owned()]),
             origins => urls::strings(&urls::parse_list(origins)?).into_iter().collect(),

@@ -4,8 +4,10 @@
 //! with tonic's; [`fallback`] is the one for the merged router.
 
 pub mod access;
+pub mod debug;
 pub mod gateway;
 mod health;
+pub mod metrics;
 mod version;
 
 use std::future::Future;

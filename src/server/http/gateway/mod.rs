@@ -28,6 +28,7 @@ use tonic::{Code, Status};
 
 use self::body::{Budget, Stop, Values};
 use super::plain;
+use crate::server::metrics::METRICS;
 
 /// Base64 and white space may double what a message takes.
 const JSON_FACTOR: usize = 2;
@@ -66,6 +67,7 @@ async fn handle(State(gateway): State<Gateway>, Path(path): Path<String>, reques
     if request.method() != HttpMethod::POST {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned());
     }
+    METRICS.gateway_requests.inc();
     let Some(method) = Method::find(grpc_path) else { return not_found().await };
     match gateway.answer(method, request).await {
         Ok(response) => response,
