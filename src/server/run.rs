@@ -152,7 +152,8 @@ fn client_faces(config: &Config, node: &Arc<Node>) -> Router {
         pages = pages.merge(http::gateway::router(services.clone(), api::max_message_bytes(node)));
     }
     let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
-    services.merge(http::guarded(pages.fallback(http::fallback), access))
+    let nobodys = http::guarded(Router::new().fallback(http::fallback), access.clone());
+    services.merge(http::guarded(pages, access)).fallback_service(nobodys)
 }
 
 /// What the listeners of `--listen-metrics-urls` answer, too.
