@@ -34,6 +34,8 @@ mod explain;
 mod faults;
 #[path = "it/gateway.rs"]
 mod gateway;
+#[path = "it/hostile_clients.rs"]
+mod hostile_clients;
 #[path = "it/hostile_peers.rs"]
 mod hostile_peers;
 #[path = "it/kv.rs"]

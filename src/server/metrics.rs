@@ -9,8 +9,8 @@ use lockstep_proto::mvccpb::KeyValue;
 use lockstep_proto::schema::{METHODS, Method};
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder, exponential_buckets,
+    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder, exponential_buckets,
 };
 
 use super::node::Node;
@@ -41,15 +41,6 @@ pub struct Metrics {
     pub deletes: IntCounter,
     pub ranges: IntCounter,
     pub txns: IntCounter,
-    pub events_sent: IntCounter,
-    pub pending_events: IntGauge,
-    pub watchers: IntGauge,
-    pub slow_watchers: IntGauge,
-    pub watch_streams: IntGauge,
-    pub leases_granted: IntCounter,
-    pub leases_revoked: IntCounter,
-    pub leases_renewed: IntCounter,
-    pub leases_expired: IntCounter,
     pub grpc_received_bytes: IntCounter,
     pub grpc_sent_bytes: IntCounter,
     pub gateway_requests: IntCounter,
@@ -76,8 +67,11 @@ impl Metrics {
             IntCounterVec::new(Opts::new(name, help), labels).expect("the name is well-formed")
         };
         let started = vec("grpc_server_started_total", "Total number of RPCs started on the server.", &labels);
-        let received =
-            vec("grpc_server_msg_received_total", "Total number of RPC stream messages received on the server.", &labels);
+        let received = vec(
+            "grpc_server_msg_received_total",
+            "Total number of RPC stream messages received on the server.",
+            &labels,
+        );
         let sent =
             vec("grpc_server_msg_sent_total", "Total number of gRPC stream messages sent by the server.", &labels);
         let handled = vec(
@@ -127,8 +121,7 @@ impl Metrics {
             ),
             read_indexes_failed: make
                 .counter("etcd_server_read_indexes_failed_total", "The total number of failed read indexes seen."),
-            health_success: make
-                .counter("etcd_server_health_success", "The total number of successful health checks"),
+            health_success: make.counter("etcd_server_health_success", "The total number of successful health checks"),
             health_failures: make.counter("etcd_server_health_failures", "The total number of failed health checks"),
             wal_fsync_seconds: make.histogram(
                 "etcd_disk_wal_fsync_duration_seconds",
@@ -144,22 +137,6 @@ impl Metrics {
             deletes: make.counter("etcd_mvcc_delete_total", "Total number of deletes seen by this member."),
             ranges: make.counter("etcd_mvcc_range_total", "Total number of ranges seen by this member."),
             txns: make.counter("etcd_mvcc_txn_total", "Total number of txns seen by this member."),
-            events_sent: make
-                .counter("etcd_debugging_mvcc_events_total", "Total number of events sent by this member."),
-            pending_events: make
-                .gauge("etcd_debugging_mvcc_pending_events_total", "Total number of pending events to be sent."),
-            watchers: make.gauge("etcd_debugging_mvcc_watcher_total", "Total number of watchers."),
-            slow_watchers: make
-                .gauge("etcd_debugging_mvcc_slow_watcher_total", "Total number of unsynced slow watchers."),
-            watch_streams: make.gauge("etcd_debugging_mvcc_watch_stream_total", "Total number of watch streams."),
-            leases_granted: make
-                .counter("etcd_debugging_lease_granted_total", "The total number of granted leases."),
-            leases_revoked: make
-                .counter("etcd_debugging_lease_revoked_total", "The total number of revoked leases."),
-            leases_renewed: make
-                .counter("etcd_debugging_lease_renewed_total", "The number of renewed leases seen by the leader."),
-            leases_expired: make
-                .counter("etcd_debugging_server_lease_expired_total", "The total number of expired leases."),
             grpc_received_bytes: make.counter(
                 "etcd_network_client_grpc_received_bytes_total",
                 "The total number of bytes received from grpc clients.",
@@ -168,8 +145,7 @@ impl Metrics {
                 "etcd_network_client_grpc_sent_bytes_total",
                 "The total number of bytes sent to grpc clients.",
             ),
-            gateway_requests: make
-                .counter("lockstep_gateway_requests_total", "Requests answered by the JSON gateway."),
+            gateway_requests: make.counter("lockstep_gateway_requests_total", "Requests answered by the JSON gateway."),
             methods,
             handled,
             handling,
@@ -275,6 +251,12 @@ fn gauge(name: &str, help: &str, value: f64, label: Option<(&str, &str)>) -> Fam
     gauge.collect()
 }
 
+fn counter(name: &str, help: &str, value: f64) -> Families {
+    let counter = Counter::new(name, help).expect("the name is well-formed");
+    counter.inc_by(value);
+    counter.collect()
+}
+
 /// What the member says of itself now.
 fn member(node: &Node) -> Families {
     let status = node.status();
@@ -300,6 +282,23 @@ fn member(node: &Node) -> Families {
         ("etcd_debugging_mvcc_keys_total", "Total number of keys.", view.key_count() as f64),
         ("lockstep_raft_term", "The current term.", status.term as f64),
     ];
+    let watching = node.watch_totals();
+    let (leases, happened) = node.leases.counts();
+    #[rustfmt::skip]
+    let now = [
+        ("etcd_debugging_mvcc_watch_stream_total", "Total number of watch streams.", watching.streams),
+        ("etcd_debugging_mvcc_watcher_total", "Total number of watchers.", watching.watchers),
+        ("etcd_debugging_mvcc_slow_watcher_total", "Total number of unsynced slow watchers.", watching.behind),
+        ("lockstep_watch_queued_bytes", "Bytes of events that wait to be sent.", watching.queued_bytes),
+        ("lockstep_leases", "Leases that exist.", leases),
+    ];
+    #[rustfmt::skip]
+    let counted = [
+        ("etcd_debugging_lease_granted_total", "The total number of granted leases.", happened.granted),
+        ("etcd_debugging_lease_revoked_total", "The total number of revoked leases.", happened.revoked),
+        ("etcd_debugging_lease_renewed_total", "The number of renewed leases seen by the leader.", happened.renewed),
+        ("etcd_debugging_server_lease_expired_total", "The total number of expired leases.", happened.expired),
+    ];
     #[rustfmt::skip]
     let labelled = [
         ("etcd_cluster_version", "Which version is running. 1 for 'cluster_version' label with current cluster version", ("cluster_version", cluster_version)),
@@ -308,7 +307,13 @@ fn member(node: &Node) -> Families {
         ("lockstep_version", "Which version of Lockstep is running.", ("version", VERSION)),
     ];
     let plain = plain.iter().flat_map(|(name, help, value)| gauge(name, help, *value, None));
-    plain.chain(labelled.iter().flat_map(|(name, help, label)| gauge(name, help, 1.0, Some(*label)))).collect()
+    let now = now.iter().flat_map(|(name, help, value)| gauge(name, help, *value as f64, None));
+    let counted = counted.iter().flat_map(|(name, help, value)| counter(name, help, *value as f64));
+    plain
+        .chain(now)
+        .chain(counted)
+        .chain(labelled.iter().flat_map(|(name, help, label)| gauge(name, help, 1.0, Some(*label))))
+        .collect()
 }
 
 /// What the system says of this process; what it does not say is left out.
@@ -337,12 +342,8 @@ fn process() -> Families {
     add("process_max_fds", "Maximum number of open file descriptors.", most);
     add("os_fd_limit", "The file descriptor limit.", most);
     let cpu = field(14).zip(field(15)).map(|(user, system)| (user + system) / ticks);
-    if let (Some(cpu), Ok(counter)) = (
-        cpu,
-        prometheus::Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds."),
-    ) {
-        counter.inc_by(cpu);
-        all.extend(counter.collect());
+    if let Some(cpu) = cpu {
+        all.extend(counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", cpu));
     }
     all
 }

@@ -150,12 +150,18 @@ const GOOD: &[(&str, &str)] = &[
     ("kv/range", r#"{"key":"AA==","range_end":"AA==","count_only":true}"#),
     ("kv/range", r#"{"key":"Zm9v","revision":"2"}"#),
     ("kv/range", r#"{"key":"Zm9v","revision":"1000"}"#),
-    ("kv/txn", r#"{"compare":[{"key":"Zm9v","target":"VERSION","result":"GREATER","version":"0"}],
+    (
+        "kv/txn",
+        r#"{"compare":[{"key":"Zm9v","target":"VERSION","result":"GREATER","version":"0"}],
         "success":[{"request_put":{"key":"dHhu","value":"MQ=="}},{"requestRange":{"key":"Zm9v"}}],
-        "failure":[{"request_delete_range":{"key":"Zm9v"}}]}"#),
-    ("kv/txn", r#"{"compare":[{"key":"Zm9v","target":2,"create_revision":"0"}],
+        "failure":[{"request_delete_range":{"key":"Zm9v"}}]}"#,
+    ),
+    (
+        "kv/txn",
+        r#"{"compare":[{"key":"Zm9v","target":2,"create_revision":"0"}],
         "failure":[{"request_delete_range":{"key":"Zm9v","prev_kv":true}},
-        {"request_txn":{"success":[{"request_put":{"key":"Yg=="}}]}}]}"#),
+        {"request_txn":{"success":[{"request_put":{"key":"Yg=="}}]}}]}"#,
+    ),
     ("kv/txn", r#"{"compare":[{"key":"Zm9v","target":"VERSION","version":0}]}"#),
     ("kv/txn", r#"{"success":[null]}"#),
     ("kv/txn", r#"{"success":[{"request_range":{"key":"YQ=="},"request_put":{"key":"YQ=="}}]}"#),
@@ -347,7 +353,8 @@ fn paths_methods_and_headers_as_etcd() {
 #[test]
 fn hosts_that_are_not_listed_are_misdirected() {
     let Some(mut pair) = Pair::start(&["--host-whitelist=127.0.0.1,localhost,::1,good.example"]) else { return };
-    let hosts = ["localhost", "localhost:99", "good.example:1", "bad.example", "bad.example:2379", "[::1]:5", "LOCALHOST"];
+    let hosts =
+        ["localhost", "localhost:99", "good.example:1", "bad.example", "bad.example:2379", "[::1]:5", "LOCALHOST"];
     for host in hosts {
         let answer = pair.ask("POST", "/v3/kv/range", &format!("Host: {host}\r\n"), br#"{"key":"Zm9v"}"#);
         assert_eq!(answer.status == 421, host.starts_with("bad") || host == "LOCALHOST", "{host}");
@@ -399,8 +406,8 @@ fn streams_answer_line_by_line() {
         (r#"{"create_request":{"key":"Zm9v"}}{"cancel_request":{}}"#, 2),
     ];
     for (body, count) in cases {
-        let [theirs, ours] = [&pair.etcd, &pair.ours]
-            .map(|c| lines_of_stream(&c.members[0].client_url(), "/v3/watch", body, count));
+        let [theirs, ours] =
+            [&pair.etcd, &pair.ours].map(|c| lines_of_stream(&c.members[0].client_url(), "/v3/watch", body, count));
         assert_eq!(ours, theirs, "{body} (left: lockstepd, right: etcd)");
     }
 }

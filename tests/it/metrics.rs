@@ -12,12 +12,16 @@ use crate::util::process::{Cluster, Kind, Port, http_get};
 /// What the official dashboard, the alerts of etcd's mixin, and Prometheus' own process panels ask for.
 const WANTED: &[&str] = &[
     "etcd_cluster_version",
+    "etcd_debugging_lease_granted_total",
+    "etcd_debugging_lease_renewed_total",
+    "etcd_debugging_lease_revoked_total",
     "etcd_debugging_mvcc_compact_revision",
     "etcd_debugging_mvcc_current_revision",
     "etcd_debugging_mvcc_keys_total",
     "etcd_debugging_mvcc_slow_watcher_total",
     "etcd_debugging_mvcc_watch_stream_total",
     "etcd_debugging_mvcc_watcher_total",
+    "etcd_debugging_server_lease_expired_total",
     "etcd_disk_backend_commit_duration_seconds",
     "etcd_disk_wal_fsync_duration_seconds",
     "etcd_mvcc_db_total_size_in_bytes",

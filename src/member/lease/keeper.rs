@@ -21,9 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
-use lockstep_proto::etcdserverpb::{
-    InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest,
-};
+use lockstep_proto::etcdserverpb::{InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
 
 use super::table::Change;
 use crate::member::raft::Role;
@@ -184,9 +182,7 @@ impl Keeper {
             match *change {
                 Change::Granted { id, ttl_s, remaining_s } => self.granted(now, id, ttl_s, remaining_s),
                 Change::Revoked { id } => self.revoked(id),
-                Change::Checkpointed { id, remaining_s } => {
-                    self.checkpointed(id, remaining_s)
-                }
+                Change::Checkpointed { id, remaining_s } => self.checkpointed(id, remaining_s),
             }
         }
     }
@@ -384,8 +380,7 @@ impl Keeper {
     fn granted(&mut self, now: Instant, id: i64, ttl_s: i64, remaining_s: i64) {
         self.counts.granted += 1;
         self.forget(id);
-        let mut held =
-            Held { ttl_s, remaining_s, expires_ms: 0, look_ms: 0, reign: 0, stage: Stage::Alive };
+        let mut held = Held { ttl_s, remaining_s, expires_ms: 0, look_ms: 0, reign: 0, stage: Stage::Alive };
         if let Some(reign) = &mut self.reign {
             held.reign = self.reigns;
             held.expires_ms = expiry(now, ttl_s);

@@ -11,8 +11,8 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
-use prost::bytes::{Buf, Bytes};
 use prometheus::IntCounter;
+use prost::bytes::{Buf, Bytes};
 use tonic::{Code, Status};
 
 use crate::server::metrics::{METRICS, MethodMetrics};

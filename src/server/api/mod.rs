@@ -3,6 +3,7 @@
 
 mod cluster;
 mod counted;
+mod health;
 mod kv;
 mod lease;
 mod maintenance;
@@ -13,8 +14,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::response::Response;
 use lockstep_proto::etcdserverpb::{
-    self as pb, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer, maintenance_server::MaintenanceServer,
+    self as pb, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+    maintenance_server::MaintenanceServer,
 };
+use lockstep_proto::health::health_server::HealthServer;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
 
@@ -49,6 +52,7 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
         .add_service(serve!(ClusterServer, cluster::Cluster { node: node.clone() }))
         .add_service(serve!(MaintenanceServer, maintenance::Maintenance { node: node.clone() }))
         .add_service(watch::WatchServer { node, max_request })
+        .add_service(serve!(HealthServer, health::Health))
         .prepare()
         .into_axum_router()
         .layer(axum::middleware::map_response(size_refusals_as_grpc_go))

@@ -78,7 +78,9 @@ pub fn check(flags: &FlagSet, config: &Config) -> Result<(), String> {
         ));
     }
     if let Some(url) = config.listen_metrics_urls.iter().find(|u| u.is_tls()) {
-        return Err(format!("TLS key/cert (--cert-file, --key-file) must be provided for metrics url {url} with HTTPS scheme"));
+        return Err(format!(
+            "TLS key/cert (--cert-file, --key-file) must be provided for metrics url {url} with HTTPS scheme"
+        ));
     }
     match config.listen_peer_urls.iter().find(|u| u.is_tls()) {
         Some(url) => {

@@ -68,7 +68,9 @@ fn host_name(request: &Request) -> String {
     let host = named.or(request.uri().authority().map(|a| a.as_str())).unwrap_or_default();
     match host.rsplit_once(':') {
         // `[::1]:2379` loses its port; `[::1]` and `::1` have none.
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) => {
+        Some((name, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
+        {
             name.trim_start_matches('[').trim_end_matches(']').to_owned()
         }
         _ => host.to_owned(),

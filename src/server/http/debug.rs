@@ -16,8 +16,7 @@ use super::plain;
 use crate::server::metrics::max_fds;
 use crate::server::node::Node;
 
-const PROFILES: [&str; 8] =
-    ["allocs", "block", "goroutine", "heap", "mutex", "profile", "threadcreate", "trace"];
+const PROFILES: [&str; 8] = ["allocs", "block", "goroutine", "heap", "mutex", "profile", "threadcreate", "trace"];
 
 pub fn vars(node: Arc<Node>) -> Router {
     Router::new().route("/debug/vars", any(variables)).with_state(node)

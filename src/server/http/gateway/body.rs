@@ -43,7 +43,11 @@ impl Share {
     fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes + FREE_BYTES);
         let taken = more == 0
-            || self.budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(more)).is_ok();
+            || self
+                .budget
+                .left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(more))
+                .is_ok();
         if taken {
             self.bytes += more;
         }

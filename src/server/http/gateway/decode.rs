@@ -5,7 +5,7 @@
 //! check is checked here.
 
 use lockstep_proto::schema::{Field, Kind, Message};
-use prost::encoding::{encode_key, encode_varint, WireType};
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::quoted;
 use super::scan;
@@ -267,7 +267,8 @@ fn number<T: Number>(text: &[u8], go_type: &str) -> Result<T, String> {
         b'-' | b'0'..=b'9' => {
             // JSON has no sign but the minus; Go's unsigned types do not even take that of -0, as Rust's.
             let text = String::from_utf8_lossy(text);
-            T::parse(&text).ok_or_else(|| format!("json: cannot unmarshal number {text} into Go value of type {go_type}"))
+            T::parse(&text)
+                .ok_or_else(|| format!("json: cannot unmarshal number {text} into Go value of type {go_type}"))
         }
         _ if text == b"null" => Ok(T::default()),
         _ => Err(cannot(text, go_type)),

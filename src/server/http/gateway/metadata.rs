@@ -35,15 +35,24 @@ const PERMANENT: [&str; 24] = [
 ];
 
 /// gRPC's own: no client may set them as metadata.
-const RESERVED: [&str; 9] =
-    ["content-type", "user-agent", "te", "host", "connection", "grpc-timeout", "grpc-encoding", "grpc-status", "grpc-message"];
+const RESERVED: [&str; 9] = [
+    "content-type",
+    "user-agent",
+    "te",
+    "host",
+    "connection",
+    "grpc-timeout",
+    "grpc-encoding",
+    "grpc-status",
+    "grpc-message",
+];
 
 /// The metadata, and how long the call may take.
 pub fn of(headers: &HeaderMap) -> Result<(MetadataMap, Option<Duration>), Status> {
     let limit = match headers.get("grpc-timeout").map(|v| v.to_str().unwrap_or_default()).filter(|v| !v.is_empty()) {
-        Some(text) => Some(
-            duration(text).ok_or_else(|| Status::invalid_argument(format!("invalid grpc-timeout: {text}")))?,
-        ),
+        Some(text) => {
+            Some(duration(text).ok_or_else(|| Status::invalid_argument(format!("invalid grpc-timeout: {text}")))?)
+        }
         None => None,
     };
     let mut out = HeaderMap::new();

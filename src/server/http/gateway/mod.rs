@@ -106,7 +106,11 @@ impl Gateway {
         };
         within(limit, async {
             let mut answers = calling.await?;
-            if method.server_streams { answer_stream(method, answers).await } else { one(method, answers.message().await?) }
+            if method.server_streams {
+                answer_stream(method, answers).await
+            } else {
+                one(method, answers.message().await?)
+            }
         })
         .await
     }
@@ -139,9 +143,9 @@ async fn answer_stream(method: &'static Method, answers: tonic::Streaming<Bytes>
         Some(Err(status)) => http_code(status.code()),
         _ => StatusCode::OK,
     };
-    let rest = stream::iter(first).chain(chunks).map(|chunk| {
-        Ok::<_, std::convert::Infallible>(chunk.unwrap_or_else(|status| stream_error(&status)))
-    });
+    let rest = stream::iter(first)
+        .chain(chunks)
+        .map(|chunk| Ok::<_, std::convert::Infallible>(chunk.unwrap_or_else(|status| stream_error(&status))));
     let mut response = answered(Body::from_stream(rest));
     *response.status_mut() = code;
     Ok(response)

@@ -88,7 +88,13 @@ impl Scanner {
                 b'u' => State::Hex(4),
                 _ => return Err(wrong(byte, "in string escape code")),
             },
-            State::Hex(left) if byte.is_ascii_hexdigit() => if left == 1 { State::Text } else { State::Hex(left - 1) },
+            State::Hex(left) if byte.is_ascii_hexdigit() => {
+                if left == 1 {
+                    State::Text
+                } else {
+                    State::Hex(left - 1)
+                }
+            }
             State::Hex(_) => return Err(wrong(byte, "in \\u hexadecimal character escape")),
             State::Minus => match byte {
                 b'0' => State::Zero,
