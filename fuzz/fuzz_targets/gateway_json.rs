@@ -1,5 +1,5 @@
-//! Whatever a client sends as JSON, the gateway takes it or refuses it; what it takes is a message that prost reads, and
-//! what it prints of that message it takes again.
+//! Whatever a client sends as JSON, the gateway takes it or refuses it; what it takes is a message that prost reads,
+//! and what it prints of that message it takes again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

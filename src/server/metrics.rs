@@ -267,24 +267,50 @@ fn member(node: &Node) -> Families {
     let id = format!("{:x}", node.member_id);
     let cluster_version = membership.version().unwrap_or(CLUSTER_VERSION);
     let cluster_version = cluster_version.rsplit_once('.').map_or(cluster_version, |(minor, _)| minor);
-    #[rustfmt::skip]
     let plain = [
-        ("etcd_server_has_leader", "Whether or not a leader exists. 1 is existence, 0 is not.", flag(status.leader != 0)),
-        ("etcd_server_is_leader", "Whether or not this member is a leader. 1 if is, 0 otherwise.", flag(status.leader == node.member_id)),
+        (
+            "etcd_server_has_leader",
+            "Whether or not a leader exists. 1 is existence, 0 is not.",
+            flag(status.leader != 0),
+        ),
+        (
+            "etcd_server_is_leader",
+            "Whether or not this member is a leader. 1 if is, 0 otherwise.",
+            flag(status.leader == node.member_id),
+        ),
         ("etcd_server_is_learner", "Whether or not this member is a learner. 1 if is, 0 otherwise.", flag(is_learner)),
-        ("etcd_server_proposals_committed_total", "The total number of consensus proposals committed.", status.commit as f64),
-        ("etcd_server_proposals_applied_total", "The total number of consensus proposals applied.", view.applied_index() as f64),
+        (
+            "etcd_server_proposals_committed_total",
+            "The total number of consensus proposals committed.",
+            status.commit as f64,
+        ),
+        (
+            "etcd_server_proposals_applied_total",
+            "The total number of consensus proposals applied.",
+            view.applied_index() as f64,
+        ),
         ("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.", DEFAULT_QUOTA_BYTES),
-        ("etcd_mvcc_db_total_size_in_bytes", "Total size of the underlying database physically allocated in bytes.", view.size_bytes() as f64),
-        ("etcd_mvcc_db_total_size_in_use_in_bytes", "Total size of the underlying database logically in use in bytes.", view.size_in_use_bytes() as f64),
+        (
+            "etcd_mvcc_db_total_size_in_bytes",
+            "Total size of the underlying database physically allocated in bytes.",
+            view.size_bytes() as f64,
+        ),
+        (
+            "etcd_mvcc_db_total_size_in_use_in_bytes",
+            "Total size of the underlying database logically in use in bytes.",
+            view.size_in_use_bytes() as f64,
+        ),
         ("etcd_debugging_mvcc_current_revision", "The current revision of store.", view.rev() as f64),
-        ("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction in store.", view.compact_rev() as f64),
+        (
+            "etcd_debugging_mvcc_compact_revision",
+            "The revision of the last compaction in store.",
+            view.compact_rev() as f64,
+        ),
         ("etcd_debugging_mvcc_keys_total", "Total number of keys.", view.key_count() as f64),
         ("lockstep_raft_term", "The current term.", status.term as f64),
     ];
     let watching = node.watch_totals();
     let (leases, happened) = node.leases.counts();
-    #[rustfmt::skip]
     let now = [
         ("etcd_debugging_mvcc_watch_stream_total", "Total number of watch streams.", watching.streams),
         ("etcd_debugging_mvcc_watcher_total", "Total number of watchers.", watching.watchers),
@@ -292,18 +318,28 @@ fn member(node: &Node) -> Families {
         ("lockstep_watch_queued_bytes", "Bytes of events that wait to be sent.", watching.queued_bytes),
         ("lockstep_leases", "Leases that exist.", leases),
     ];
-    #[rustfmt::skip]
     let counted = [
         ("etcd_debugging_lease_granted_total", "The total number of granted leases.", happened.granted),
         ("etcd_debugging_lease_revoked_total", "The total number of revoked leases.", happened.revoked),
         ("etcd_debugging_lease_renewed_total", "The number of renewed leases seen by the leader.", happened.renewed),
         ("etcd_debugging_server_lease_expired_total", "The total number of expired leases.", happened.expired),
     ];
-    #[rustfmt::skip]
     let labelled = [
-        ("etcd_cluster_version", "Which version is running. 1 for 'cluster_version' label with current cluster version", ("cluster_version", cluster_version)),
-        ("etcd_server_id", "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.", ("server_id", id.as_str())),
-        ("etcd_server_version", "Which version is running. 1 for 'server_version' label with current version.", ("server_version", ETCD_VERSION)),
+        (
+            "etcd_cluster_version",
+            "Which version is running. 1 for 'cluster_version' label with current cluster version",
+            ("cluster_version", cluster_version),
+        ),
+        (
+            "etcd_server_id",
+            "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.",
+            ("server_id", id.as_str()),
+        ),
+        (
+            "etcd_server_version",
+            "Which version is running. 1 for 'server_version' label with current version.",
+            ("server_version", ETCD_VERSION),
+        ),
         ("lockstep_version", "Which version of Lockstep is running.", ("version", VERSION)),
     ];
     let plain = plain.iter().flat_map(|(name, help, value)| gauge(name, help, *value, None));

@@ -419,7 +419,7 @@ fn bodies_have_a_limit_and_others_are_served() {
     // A body without end: refused once it is larger than any request may be.
     let mut stream = connect(&url);
     write!(stream, "POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
-    write!(stream, "10\r\n{{\"key\":\"Zm9v\",\"\r\n").unwrap();
+    write!(stream, "f\r\n{{\"key\":\"Zm9v\",\"\r\n").unwrap();
     let piece = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     let mut sent = 0;
     while sent < 64 << 20 && stream.write_all(piece.as_bytes()).is_ok() {

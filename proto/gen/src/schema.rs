@@ -22,7 +22,8 @@ pub fn write(files: &FileDescriptorSet) -> String {
             for method in &service.method {
                 let _ = writeln!(
                     methods,
-                    "    Method {{ path: \"/{}.{}/{}\", input: &{}, output: &{}, client_streams: {}, server_streams: {} }},",
+                    "    Method {{ path: \"/{}.{}/{}\", input: &{}, output: &{}, client_streams: {}, \
+                     server_streams: {} }},",
                     file.package(),
                     service.name(),
                     method.name(),
@@ -40,11 +41,7 @@ pub fn write(files: &FileDescriptorSet) -> String {
 
 fn write_message(out: &mut String, scope: &str, message: &DescriptorProto) {
     let name = format!("{scope}.{}", message.name());
-    let _ = writeln!(
-        out,
-        "pub static {}: Message = Message {{ name: \"{name}\", fields: &[",
-        constant(&name)
-    );
+    let _ = writeln!(out, "pub static {}: Message = Message {{ name: \"{name}\", fields: &[", constant(&name));
     for field in &message.field {
         write_field(out, field);
     }

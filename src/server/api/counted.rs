@@ -1,6 +1,6 @@
 //! Counts every gRPC call on its way to the services: started, messages, bytes, how it ended and how long it took.
 //!
-//! It reads the five bytes in front of each message and changes nothing. The gateway's calls pass here, too, as in etcd.
+//! It reads the five bytes in front of each message and changes nothing. The gateway's calls pass here as well.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

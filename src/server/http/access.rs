@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::{is_grpc, plain};
+use super::{after, is_grpc, plain};
 
 /// `--cors` and `--host-whitelist`. Empty, or with a `*` among them, they let everybody in.
 #[derive(Clone, Debug, Default)]
@@ -26,13 +26,15 @@ pub(super) async fn control(State(access): State<Arc<Access>>, request: Request,
     let host = host_name(&request);
     if !allows(&access.hosts, &host) {
         tracing::warn!(host = host.as_str(), "rejecting HTTP request to prevent DNS rebinding attacks");
-        return plain(StatusCode::MISDIRECTED_REQUEST, format!("{}\n", refusal(&host)));
+        let refused = plain(StatusCode::MISDIRECTED_REQUEST, format!("{}\n", refusal(&host)));
+        return after(request, refused).await;
     }
     let origin = access.origin(request.headers());
     let mut response = if request.method() == Method::OPTIONS {
-        StatusCode::OK.into_response()
+        after(request, StatusCode::OK.into_response()).await
     } else if let Some(to) = tidy_path(request.uri().path()) {
-        moved(request.method(), &to, request.uri().query())
+        let moved = moved(request.method(), &to, request.uri().query());
+        after(request, moved).await
     } else {
         next.run(request).await
     };

@@ -56,7 +56,7 @@ pub fn guarded(pages: Router, access: access::Access) -> Router {
 /// What nobody else answers: an unknown gRPC service, or Go's 404 page.
 pub async fn fallback(request: Request) -> Response {
     if !is_grpc(request.headers()) {
-        return plain(StatusCode::NOT_FOUND, "404 page not found\n".to_string());
+        return after(request, plain(StatusCode::NOT_FOUND, "404 page not found\n".to_string())).await;
     }
     let path = request.uri().path();
     let message = match path.strip_prefix('/').and_then(|p| p.rsplit_once('/')) {
@@ -68,6 +68,15 @@ pub async fn fallback(request: Request) -> Response {
 
 fn is_grpc(headers: &axum::http::HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// `response`, once the rest of a small body was read: to close on what a client still sends may cost it the answer.
+async fn after(request: Request, response: Response) -> Response {
+    const MOST_BYTES: usize = 256 << 10;
+    const LIMIT: Duration = Duration::from_secs(5);
+    // A larger or slower one is cut off.
+    let _ = tokio::time::timeout(LIMIT, axum::body::to_bytes(request.into_body(), MOST_BYTES)).await;
+    response
 }
 
 /// A page as Go's `http.Error` and our checks send it.

@@ -27,7 +27,7 @@ use prost::bytes::Bytes;
 use tonic::{Code, Status};
 
 use self::body::{Budget, Stop, Values};
-use super::plain;
+use super::{after, plain};
 use crate::server::metrics::METRICS;
 
 /// Base64 and white space may double what a message takes.
@@ -62,10 +62,11 @@ async fn not_found() -> Response {
 
 async fn handle(State(gateway): State<Gateway>, Path(path): Path<String>, request: Request) -> Response {
     let Some((_, grpc_path)) = routes::ROUTES.iter().find(|(known, _)| *known == path) else {
-        return not_found().await;
+        return after(request, not_found().await).await;
     };
     if request.method() != HttpMethod::POST {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned());
+        let refused = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned());
+        return after(request, refused).await;
     }
     METRICS.gateway_requests.inc();
     let Some(method) = Method::find(grpc_path) else { return not_found().await };
@@ -209,7 +210,7 @@ fn http_code(code: Code) -> StatusCode {
     }
 }
 
-/// As Go's `%q` writes a string.
+/// As `%q` of the Go that etcd 3.5.1 was built with writes a string.
 fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -223,8 +224,8 @@ fn quoted(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            '\0'..' ' | '\x7f' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            '\u{80}'..='\u{a0}' | '\u{ad}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            '\0'..' ' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            '\u{7f}'..='\u{a0}' | '\u{ad}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => out.push(c),
         }
     }

@@ -1,6 +1,7 @@
 //! Which path is which method, as etcd's gateway has it: a method more is a line more.
 //!
-//! `/v3/maintenance/hash` is `Hash`, and `HashKV` has a path of its own, since etcd 3.5.5; before, both claimed the first.
+//! `/v3/maintenance/hash` is `Hash`, and `HashKV` has a path of its own, as in later releases of 3.5; in 3.5.1 both
+//! claimed the first.
 
 #[rustfmt::skip]
 pub const ROUTES: &[(&str, &str)] = &[

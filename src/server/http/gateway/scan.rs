@@ -209,7 +209,12 @@ pub fn check(text: &[u8]) -> Result<(), String> {
             return Err(wrong(byte, "after top-level value"));
         }
     }
-    if scanner.end() == Some(true) { Ok(()) } else { Err("unexpected end of JSON input".to_owned()) }
+    if scanner.end() == Some(true) {
+        return Ok(());
+    }
+    // As in Go, where the end counts as a space: in the middle of a number or a word that is what is wrong.
+    scanner.step(b' ')?;
+    Err("unexpected end of JSON input".to_owned())
 }
 
 /// Go names a byte as the character of that number, quoted.
