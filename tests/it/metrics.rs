@@ -2,6 +2,8 @@
 //! counts what happened.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use lockstep_proto::etcdserverpb as pb;
 
@@ -71,8 +73,12 @@ struct Page {
 
 impl Page {
     fn of(url: &str) -> Page {
-        let (status, text) = http_get(url, "/metrics").expect("the server answers");
-        assert_eq!(status, 200);
+        // HTTP/1.0, so that the page comes in one piece.
+        let mut stream = TcpStream::connect(url.trim_start_matches("http://")).expect("the server accepts");
+        write!(stream, "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("the request is sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("the answer is read");
+        assert!(text.starts_with("HTTP/1.0 200"), "{text}");
         let mut page = Page::default();
         for line in text.lines().map(str::trim) {
             if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' ')) {
