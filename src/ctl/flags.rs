@@ -124,6 +124,13 @@ impl Flags {
         flags
     }
 
+    /// Flags that only the environment can set.
+    pub fn know_variables(&mut self, flags: &'static [Flag]) {
+        for flag in flags {
+            self.values.insert(flag.name, Value::Text(flag.default.into()));
+        }
+    }
+
     /// Reads a command line: flags and arguments in any order, everything after `--` is an argument.
     pub fn parse(&mut self, args: &[Vec<u8>]) -> Result<(), String> {
         let mut rest = args;

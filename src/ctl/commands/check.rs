@@ -90,9 +90,9 @@ pub fn perf(context: &mut Context) -> Result<(), Failure> {
         }
         let start = Instant::now();
         let end = start + Duration::from_secs(PERF_SECONDS);
-        let interrupted = write_at_rate(&writers, load.puts, end).await?;
+        write_at_rate(&writers, load.puts, end).await?;
         let took_s = start.elapsed().as_secs_f64();
-        writers.clean_up(context.flags.bool("auto-compact") && !interrupted).await?;
+        writers.clean_up(context.flags.bool("auto-compact")).await?;
         if context.flags.bool("auto-defrag") {
             writers.defragment().await?;
         }
@@ -100,8 +100,8 @@ pub fn perf(context: &mut Context) -> Result<(), Failure> {
     })
 }
 
-/// Puts at a rate until `end`, or until SIGINT; returns whether it was that.
-async fn write_at_rate(writers: &Arc<Writers>, rate: u64, end: Instant) -> Result<bool, Failure> {
+/// Puts at a rate until `end`, or until SIGINT.
+async fn write_at_rate(writers: &Arc<Writers>, rate: u64, end: Instant) -> Result<(), Failure> {
     let bar = Arc::new(Bar::new(PERF_SECONDS));
     bar.draw();
     let seconds = bar.clone();
@@ -161,7 +161,7 @@ async fn write_at_rate(writers: &Arc<Writers>, rate: u64, end: Instant) -> Resul
     } else {
         let _ = drawn.await;
     }
-    Ok(interrupted)
+    Ok(())
 }
 
 fn report(outcome: &Outcome, took_s: f64, rate: u64) -> Result<(), Failure> {

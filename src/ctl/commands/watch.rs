@@ -41,12 +41,18 @@ watch bar --prefix -- echo an event
 progress
 ";
 
+/// Variables that are no flags; etcdctl knows them here only.
+static VARIABLES: [Flag; 2] =
+    [flag("watch-key", Kind::Text, "", "the key"), flag("watch-range-end", Kind::Text, "", "the end of the range")];
+
 /// No line is longer: two keys and a command, with escapes.
 const LINE_BYTES_MAX: u64 = 8 << 20;
 
 pub fn run(context: &mut Context) -> Result<(), Failure> {
     let ranges = ranges_of_environment()?;
     context.printer.live = true;
+    context.flags.know_variables(&VARIABLES);
+    context.inherited.extend(&VARIABLES);
     if context.flags.bool("interactive") {
         let client = Client::open(context)?;
         return runtime().block_on(interactive(&client, &context.printer, &ranges));
@@ -62,8 +68,8 @@ pub fn run(context: &mut Context) -> Result<(), Failure> {
     let client = Client::open(context)?;
     let request = asked.request(&context.flags).map_err(bad_args)?;
     runtime().block_on(async {
-        let watched = Watches::of(&client).watch(request);
-        print(watched, &context.printer, asked.command.as_deref()).await
+        let watches = Watches::of(&client);
+        print(watches.watch(request), &context.printer, asked.command.as_deref()).await
     })?;
     Err(Failure::new(code::INTERRUPTED, "watch is canceled by the server"))
 }
