@@ -201,7 +201,7 @@ impl SimMember {
         let first = applier.start();
         let view = first
             .iter()
-            .find_map(|e| if let apply::Effect::Publish(view) = e { Some(view.clone()) } else { None })
+            .find_map(|e| if let apply::Effect::Publish { view, .. } = e { Some(view.clone()) } else { None })
             .expect("a life begins with a view");
         self.life = Some(Life {
             consensus,
@@ -427,7 +427,7 @@ impl SimMember {
     fn apply_effect(&mut self, effect: apply::Effect) {
         let Some(life) = &mut self.life else { return };
         match effect {
-            apply::Effect::Publish(view) => {
+            apply::Effect::Publish { view, .. } => {
                 life.view = view.clone();
                 self.events.push(Event::Published(view));
                 life.serve_reads(&mut self.events);

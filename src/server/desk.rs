@@ -125,6 +125,10 @@ impl Desk {
         (life.wrapping_add(count) << DESK_BITS) | self.number
     }
 
+    pub fn number(&self) -> usize {
+        self.number as usize
+    }
+
     /// The number of the desk that this id belongs to.
     pub fn of_id(id: u64) -> usize {
         (id & (MAX_DESKS as u64 - 1)) as usize

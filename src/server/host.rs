@@ -449,7 +449,7 @@ impl ApplyThread {
     fn carry_out(&mut self, effect: apply::Effect) {
         use apply::Effect;
         match effect {
-            Effect::Publish(view) => self.node.publish(view),
+            Effect::Publish { view, changes } => self.node.publish(view, changes),
             Effect::Applied { index, .. } => self.consensus.consensus(Input::Applied(index)),
             Effect::ConfChange(change) => self.consensus.consensus(Input::ConfChange(change)),
             Effect::Membership(membership) => self.node.set_membership(membership),

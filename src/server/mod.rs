@@ -17,6 +17,7 @@ pub mod peer;
 mod peers;
 mod run;
 pub mod start;
+mod watching;
 pub mod workers;
 
 pub use run::run;

@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use super::desk::{Answers, Desk, Sorted};
 use super::host::{Mailbox, RealClock};
-use crate::member::apply::{Reply, Response};
+use super::watching::Watching;
+use crate::member::apply::{Change, Reply, Response};
 use crate::member::error::EtcdError;
 use crate::member::membership::{Membership, ids};
 use crate::member::raft::{Proposal, ReadRequest, Status};
@@ -37,6 +38,8 @@ pub struct Node {
     life: u64,
     /// By number; the first is that of threads that serve no clients.
     desks: Vec<Arc<Desk>>,
+    /// One for each desk but the first.
+    pub(super) watching: Vec<Arc<Watching>>,
     published: Published,
     status: RwLock<Status>,
     membership: watch::Sender<Arc<Membership>>,
@@ -68,6 +71,7 @@ pub(super) struct Parts {
     pub mailbox: Mailbox,
     pub clock: RealClock,
     pub desks: Vec<Arc<Desk>>,
+    pub watching: Vec<Arc<Watching>>,
     pub view: Arc<View>,
     pub membership: Arc<Membership>,
     pub status: Status,
@@ -84,6 +88,7 @@ impl Node {
             clock: parts.clock,
             life: ids::first_request(parts.member_id, parts.epoch),
             desks: parts.desks,
+            watching: parts.watching,
             published: Published { view: RwLock::new(parts.view), waiting: Mutex::default() },
             status: RwLock::new(parts.status),
             membership: watch::Sender::new(parts.membership),
@@ -155,7 +160,18 @@ impl Node {
         for desk in &self.desks {
             desk.dismiss();
         }
+        for watching in &self.watching {
+            watching.stop();
+        }
         self.published.waiting.lock().clear();
+    }
+
+    /// From the returned view on, publishes reach this part of watching.
+    pub(super) fn subscribe(&self, watching: &Watching) -> Arc<View> {
+        // Publishing looks for subscribers under this lock.
+        let _waiting = self.published.waiting.lock();
+        watching.subscribe();
+        self.local_view()
     }
 
     fn desk(&self) -> Arc<Desk> {
@@ -173,16 +189,20 @@ impl Node {
 
 /// What the member's threads call.
 impl Node {
-    pub(super) fn publish(&self, view: Arc<View>) {
-        let ready = {
+    pub(super) fn publish(&self, view: Arc<View>, changes: Arc<[Change]>) {
+        let (ready, subscribed) = {
             let mut waiting = self.published.waiting.lock();
             *self.published.view.write() = view.clone();
-            if waiting.is_empty() {
-                return;
-            }
+            let subscribed: Vec<_> = match changes.is_empty() {
+                true => Vec::new(),
+                false => self.watching.iter().filter(|watching| watching.is_subscribed()).collect(),
+            };
             let later = waiting.split_off(&(view.applied_index() + 1));
-            std::mem::replace(&mut *waiting, later)
+            (std::mem::replace(&mut *waiting, later), subscribed)
         };
+        for watching in subscribed {
+            watching.publish(view.clone(), changes.clone());
+        }
         self.give_view(ready.into_values().flatten(), view);
     }
 

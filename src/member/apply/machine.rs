@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lockstep_proto::etcdserverpb::{self as pb, InternalRaftRequest};
+use lockstep_proto::mvccpb::KeyValue;
 use lockstep_proto::raftpb;
 use prost::Message;
 
@@ -10,7 +11,7 @@ use super::{kv, range, txn};
 use crate::member::error::EtcdError;
 use crate::member::membership::Membership;
 use crate::mvcc::read::Error as StoreError;
-use crate::mvcc::{Batch, Bucket, Committed, CompactProgress, Store, View};
+use crate::mvcc::{Batch, Bucket, Committed, CompactProgress, Store, View, WriteTxn};
 
 /// What the apply machine is told.
 #[derive(Debug)]
@@ -28,8 +29,8 @@ pub enum Input {
 /// What the apply machine asks of its host, to be carried out in the order given.
 #[derive(Debug)]
 pub enum Effect {
-    /// Readers get this view from now on.
-    Publish(Arc<View>),
+    /// Readers get this view from now on, and watchers the changes that led to it from the one before.
+    Publish { view: Arc<View>, changes: Arc<[Change]> },
     /// Everything up to here is applied and visible.
     Applied { index: u64, term: u64 },
     /// For consensus, before `Applied`.
@@ -46,6 +47,14 @@ pub enum Effect {
     Compacting,
     /// This member must stop.
     Stop(String),
+}
+
+/// What one revision changed, in the order of its operations. A deletion is a `KeyValue` of key and revision alone: its
+/// `version` is 0, which no put has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    pub revision: i64,
+    pub events: Vec<KeyValue>,
 }
 
 /// The answer to one request.
@@ -105,7 +114,7 @@ impl Applier {
     pub fn start(&mut self) -> Vec<Effect> {
         self.compact_step_due = true;
         vec![
-            Effect::Publish(self.store.publish(self.applied)),
+            Effect::Publish { view: self.store.publish(self.applied), changes: Arc::default() },
             Effect::Membership(self.membership.clone()),
             Effect::Compacting,
         ]
@@ -209,13 +218,13 @@ impl Applier {
         let id = request.header.as_ref().map_or(0, |h| h.id).max(request.id);
         let no_lease = |_: i64| false;
         let result = if let Some(put) = &request.put {
-            kv::put(&mut self.store.write(), put, &no_lease).map(Response::Put)
+            self.write(step, |w| kv::put(w, put, &no_lease)).map(Response::Put)
         } else if let Some(read) = &request.range {
             range::range(&self.store.write(), read).map(Response::Range).map_err(Into::into)
         } else if let Some(delete) = &request.delete_range {
-            kv::delete_range(&mut self.store.write(), delete).map(Response::DeleteRange)
+            self.write(step, |w| kv::delete_range(w, delete)).map(Response::DeleteRange)
         } else if let Some(request) = &request.txn {
-            txn::txn(&mut self.store.write(), request, &no_lease).map(Response::Txn)
+            self.write(step, |w| txn::txn(w, request, &no_lease)).map(Response::Txn)
         } else if let Some(compaction) = &request.compaction {
             match self.compact(compaction, id, step) {
                 Some(result) => result.map(Response::Compaction),
@@ -254,6 +263,17 @@ impl Applier {
         };
         step.after.push(Effect::Reply(Reply { id, result }));
         Ok(())
+    }
+
+    /// One transaction; watchers hear of what it changed together with the next view.
+    fn write<T>(&mut self, step: &mut Step, change: impl FnOnce(&mut WriteTxn<'_>) -> T) -> T {
+        let mut txn = self.store.write();
+        let result = change(&mut txn);
+        let events = txn.end();
+        if let Some(first) = events.first() {
+            step.changes.push(Change { revision: first.mod_revision, events });
+        }
+        result
     }
 
     /// `None` when the answer waits for the deletions.
@@ -298,7 +318,8 @@ impl Applier {
     fn finish(&mut self, step: Step) -> Vec<Effect> {
         let mut effects = Vec::with_capacity(step.after.len() + 3);
         if step.visible {
-            effects.push(Effect::Publish(self.store.publish(self.applied)));
+            let changes = step.changes.into();
+            effects.push(Effect::Publish { view: self.store.publish(self.applied), changes });
         }
         let applied = step.applied.then_some(Effect::Applied { index: self.applied, term: self.applied_term });
         effects.extend(step.conf_changes);
@@ -321,6 +342,7 @@ struct Step {
     applied: bool,
     /// There is compaction left to do.
     compacting: bool,
+    changes: Vec<Change>,
     conf_changes: Vec<Effect>,
     after: Vec<Effect>,
 }

@@ -14,4 +14,4 @@ mod machine;
 pub mod range;
 pub mod txn;
 
-pub use machine::{Applier, Effect, Input, Reply, Response};
+pub use machine::{Applier, Change, Effect, Input, Reply, Response};
