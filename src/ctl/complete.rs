@@ -1,5 +1,5 @@
-//! What could come next on a command line: the shells' completion scripts ask `lockstepctl __complete words…`, where the
-//! last word is the one that is being typed, and get a line for each candidate, its help behind a tab.
+//! What could come next on a command line: the shells' scripts ask `lockstepctl __complete words…`, where the last word
+//! is the one that is being typed, and get a line for each candidate, its help behind a tab.
 //!
 //! It knows what the tree and the tables of flags know; it asks no server.
 

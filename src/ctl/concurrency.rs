@@ -143,7 +143,7 @@ pub async fn observe(client: &Client, name: &[u8], out: UnboundedSender<RangeRes
             Some(kv) => kv,
             None => {
                 let request = WatchCreateRequest {
-                    key: prefix.clone().into(),
+                    key: prefix.clone(),
                     range_end: prefix_end(&prefix).into(),
                     start_revision: header.revision,
                     ..Default::default()

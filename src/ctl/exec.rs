@@ -40,7 +40,9 @@ pub async fn run(words: &[Vec<u8>], variables: Vec<(&'static str, String)>, how:
     let ran = tokio::task::spawn_blocking(move || command.status()).await;
     match ran.unwrap_or_else(|why| Err(std::io::Error::other(why))) {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(Ended { text: status_text(status), code: Some(status.code().map_or(255, |code| code as u8)) }),
+        Ok(status) => {
+            Err(Ended { text: status_text(status), code: Some(status.code().map_or(255, |code| code as u8)) })
+        }
         Err(_) if !name.contains(&b'/') => {
             Err(Ended { text: format!("exec: {}: executable file not found in $PATH", quote(name)), code: None })
         }

@@ -407,12 +407,7 @@ static CHILDREN: &[Command] = &[
             Command {
                 flags: check::DATASCALE_FLAGS,
                 long: check::DATASCALE_LONG,
-                ..leaf(
-                    "datascale",
-                    "[options]",
-                    "Checks the memory a data size takes",
-                    Action::Run(check::datascale),
-                )
+                ..leaf("datascale", "[options]", "Checks the memory a data size takes", Action::Run(check::datascale))
             },
         ],
     ),

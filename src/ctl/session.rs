@@ -42,7 +42,8 @@ pub fn keep_alive(client: &Client, id: i64) -> UnboundedReceiver<LeaseKeepAliveR
     let (answers, kept) = mpsc::unbounded_channel();
     let client = client.clone();
     tokio::spawn(async move {
-        let first_limit = client.settings.dialing.timeout.map_or(Duration::from_secs(5), |t| t + Duration::from_secs(1));
+        let first_limit =
+            client.settings.dialing.timeout.map_or(Duration::from_secs(5), |t| t + Duration::from_secs(1));
         let mut keeper = Keeper { client, id, answers, deadline: Instant::now() + first_limit };
         loop {
             let over = timeout_at(keeper.deadline, keeper.opened()).await;

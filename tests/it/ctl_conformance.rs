@@ -106,7 +106,12 @@ fn lockstepctl_differs_on_purpose() {
         // etcdctl waits for ever.
         ("--endpoints @X --command-timeout 100ms lease list", 2, "", "Error: context deadline exceeded\n"),
         ("--endpoints @X --command-timeout 100ms lease timetolive 5", 2, "", "Error: context deadline exceeded\n"),
-        ("--endpoints @X --command-timeout 100ms lease keep-alive --once 5", 2, "", "Error: context deadline exceeded\n"),
+        (
+            "--endpoints @X --command-timeout 100ms lease keep-alive --once 5",
+            2,
+            "",
+            "Error: context deadline exceeded\n",
+        ),
         // etcdctl takes the words before the last that is called like the command for a range.
         ("put k 1", 0, "OK\n", ""),
         ("watch k --rev 2 -- false false", 1, "PUT\nk\n1\n", "command [\"false\" \"false\"] error (exit status 1)\n"),
@@ -115,14 +120,24 @@ fn lockstepctl_differs_on_purpose() {
         ("completion sh", 1, "", "Error: invalid argument \"sh\" for \"etcdctl completion\"\n"),
         ("__complete lea", 0, "lease\tLeases\n", ""),
         ("__complete --endpoints @E lease t", 0, "timetolive\tShows a lease\n", ""),
-        ("__complete watch --pre", 0, "--prefix\twatch every key that begins with the given one\n\
-          --prev-kv\tshow the key-value pair from before each event\n", ""),
+        (
+            "__complete watch --pre",
+            0,
+            "--prefix\twatch every key that begins with the given one\n\
+          --prev-kv\tshow the key-value pair from before each event\n",
+            "",
+        ),
         ("__complete -w ta", 0, "table\n", ""),
         ("__complete get --order = D", 0, "DESCEND\n", ""),
         ("__complete get --order=D", 0, "--order=DESCEND\n", ""),
         ("__complete completion z", 0, "zsh\n", ""),
-        ("__complete help endpoint h", 0, "health\tChecks whether endpoints are healthy\n\
-          hashkv\tPrints the hash of each endpoint's history\n", ""),
+        (
+            "__complete help endpoint h",
+            0,
+            "health\tChecks whether endpoints are healthy\n\
+          hashkv\tPrints the hash of each endpoint's history\n",
+            "",
+        ),
         ("__complete bogus x", 0, "", ""),
         ("snapshot save x", 1, "", "Error: etcdctl snapshot save is not supported yet\n"),
         ("member add x --peer-urls=http://x", 1, "", "Error: "),
@@ -207,7 +222,9 @@ fn lockstepctl_checks_as_etcdctl_does() {
             verdict => {
                 let plain = verdict.replace(|c: char| c.is_ascii_digit() || c == '.', "");
                 // A busy machine is no reason to fail.
-                plain.replace("FAIL: Throughput too low:", "PASS: Throughput is").replace("request took too long:", "request took")
+                plain
+                    .replace("FAIL: Throughput too low:", "PASS: Throughput is")
+                    .replace("request took too long:", "request took")
             }
         });
         (lines.collect::<Vec<_>>(), String::from_utf8(said.stderr).unwrap(), said.code)

@@ -20,8 +20,8 @@ use lockstep::proto::v3lockpb::{LockRequest, UnlockRequest};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
 use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::util::oracle::Etcd;
 use crate::util::process::{Cluster, Kind};
@@ -327,8 +327,7 @@ impl Stage {
                 show(answer, |answer| format!("{} {}", answer.granted_ttl, answer.keys.len()))
             }
             ["put", key, value] => {
-                let request =
-                    PutRequest { key: bytes(key).into(), value: bytes(value).into(), ..Default::default() };
+                let request = PutRequest { key: bytes(key).into(), value: bytes(value).into(), ..Default::default() };
                 show(kv.put(request).await, |answer| header(&answer.header))
             }
             ["del", key] => {

@@ -270,15 +270,14 @@ async fn memory(endpoint: &str, when: &str) -> Result<f64, Failure> {
     let found = match metrics(endpoint).await {
         Ok(text) => {
             let value = text.lines().find_map(|line| line.strip_prefix(RESIDENT)).map(str::trim).unwrap_or_default();
-            let parsed = if value.is_empty() {
+            if value.is_empty() {
                 Err(format!("could not find: {RESIDENT}"))
             } else {
                 let quoted = quote(value.as_bytes());
-                value.parse::<f64>().map_err(|_| {
-                    format!("parse error: strconv.ParseFloat: parsing {quoted}: invalid syntax")
-                })
-            };
-            parsed
+                value
+                    .parse::<f64>()
+                    .map_err(|_| format!("parse error: strconv.ParseFloat: parsing {quoted}: invalid syntax"))
+            }
         }
         Err(why) => Err(format!("fetch error: {why}")),
     };

@@ -132,9 +132,8 @@ async fn interactive(client: &Client, printer: &Printer, ranges: &[Vec<u8>]) -> 
             Some(failure) = failed.recv() => return Err(failure),
             Some(line) = lines.recv() => line,
         };
-        let line = line.map_err(|why| {
-            Failure::new(code::INVALID_INPUT, format!("error reading watch request line: {why}"))
-        })?;
+        let line =
+            line.map_err(|why| Failure::new(code::INVALID_INPUT, format!("error reading watch request line: {why}")))?;
         let shown = String::from_utf8_lossy(&line);
         let words = words(&line)?;
         match words.first().map(Vec::as_slice) {

@@ -211,7 +211,11 @@ impl Printer {
     }
 
     fn show(&self, text: Vec<u8>) -> Result<(), Failure> {
-        if self.live { emit_live(&text) } else { emit(&text) }
+        if self.live {
+            emit_live(&text)
+        } else {
+            emit(&text)
+        }
         Ok(())
     }
 }
