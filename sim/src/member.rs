@@ -260,7 +260,7 @@ impl SimMember {
         if mutation!(ReplyBeforeCommit) {
             self.events.extend(life.reply_too_early(id, &request));
         }
-        life.inbox.push(Input::Propose(Proposal { data: request.encode_to_vec().into(), expires }));
+        life.inbox.push(Input::Propose(Proposal { data: request.encode_to_vec().into(), expires, term: None }));
         Some(id)
     }
 
@@ -406,7 +406,7 @@ impl SimMember {
                 self.events.push(Event::Committed(entries.clone()));
                 life.apply.push_back(apply::Input::Entries(entries));
             }
-            Effect::ReadReady { reads, index } => {
+            Effect::ReadReady { reads, index, .. } => {
                 let ids: Vec<u64> = reads.iter().map(|read| read.id).collect();
                 self.events.push(Event::ReadIndex { reads: ids.clone(), index });
                 life.reads.entry(index).or_default().extend(ids);
@@ -437,7 +437,7 @@ impl SimMember {
                 life.inbox.push(Input::Applied(index));
             }
             apply::Effect::ConfChange(change) => life.inbox.push(Input::ConfChange(change)),
-            apply::Effect::Membership(_) => {}
+            apply::Effect::Membership(_) | apply::Effect::Leases(_) => {}
             apply::Effect::Reply(reply) => {
                 if life.requests.remove(&reply.id) {
                     self.events.push(Event::Reply { request: reply.id, result: reply.result });

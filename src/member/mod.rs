@@ -13,6 +13,7 @@ pub mod boot;
 pub mod check;
 pub mod error;
 mod intervals;
+pub mod lease;
 pub mod membership;
 pub mod raft;
 pub mod watch;

@@ -9,6 +9,7 @@ mod desk;
 pub mod disk;
 mod faces;
 mod host;
+mod leases;
 pub mod http;
 pub mod listen;
 pub mod log;

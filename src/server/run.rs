@@ -12,6 +12,7 @@ use super::config::Config;
 use super::config::urls::strings;
 use super::disk::{DirLock, RealDisk};
 use super::host::{self, Host, Inbox, Mailbox, MemberParts, Pace, RealClock};
+use super::leases::Leases;
 use super::listen::{self, Listener, ServeOptions, SocketOptions};
 use super::log::{self, FATAL};
 use super::node::{self, Node};
@@ -286,6 +287,7 @@ impl Running {
             max_request_bytes: config.max_request_bytes as usize,
             request_timeout: REQUEST_TIMEOUT + Duration::from_millis(2 * config.election_ms),
             mailbox: mailbox.clone(),
+            leases: Leases::new(config.election_ms, config.heartbeat_ms),
             clock,
             desks: workers.open_desks(&mailbox, clock),
             watching,

@@ -4,7 +4,7 @@
 //! What is checked of every response is what a watch guarantees: ordered, unique, atomic, reliable, resumable,
 //! bookmarkable; filters, previous values, fragments, and a bound on what waits to be sent.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -33,7 +33,6 @@ struct World {
     /// Every event since the beginning.
     history: Vec<KeyValue>,
     unpublished: Vec<Change>,
-    options: Options,
     watchers: Watchers,
     now: u64,
     streams: BTreeMap<u64, VecDeque<Response>>,
@@ -54,7 +53,6 @@ impl World {
             view,
             history: Vec::new(),
             unpublished: Vec::new(),
-            options,
             watchers: Watchers::new(options, ChaCha8Rng::seed_from_u64(1)),
             now: 0,
             streams: BTreeMap::new(),
@@ -91,8 +89,15 @@ impl World {
     }
 
     fn put(&mut self, key: &str, value: &str) {
+        let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
         self.write(|w| {
-            drop(w.put(Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()), 0))
+            w.put(key, value, 0);
+        });
+    }
+
+    fn delete(&mut self, key: &str, end: &str) {
+        self.write(|w| {
+            w.delete_range(key.as_bytes(), end.as_bytes());
         });
     }
 
@@ -172,8 +177,7 @@ impl World {
 }
 
 fn on(key: &str, end: &str) -> WatchCreateRequest {
-    let copy = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-    WatchCreateRequest { key: copy(key), range_end: copy(end), ..Default::default() }
+    WatchCreateRequest { key: key.into(), range_end: end.into(), ..Default::default() }
 }
 
 fn from(start_revision: i64, request: WatchCreateRequest) -> WatchCreateRequest {
@@ -251,7 +255,7 @@ fn requests_and_their_answers() {
         t.put(Bytes::from_static(b"d"), Bytes::new(), 0);
     });
     w.publish();
-    check(&mut w, s, &["0 @5: a=4/5", "4 @5: a=4/5", "-7 @6: b=/6", "1 @6: a=4/5 b=/6 d=/6"]);
+    check(&mut w, s, &["0 @5: a=4/5", "4 @5: a=4/5", "1 @6: a=4/5 b=/6 d=/6", "-7 @6: b=/6"]);
 }
 
 #[test]
@@ -260,7 +264,7 @@ fn a_start_that_is_compacted_or_in_the_future() {
     for value in ["1", "2", "3"] {
         w.put("a", value);
     }
-    w.write(|t| drop(t.delete_range(b"a", b"")));
+    w.delete("a", "");
     w.compact(5);
     let s = w.open();
     w.create(s, from(4, on("a", "")));
@@ -613,10 +617,10 @@ fn play(seed: u64, steps: u64, heard: &mut BTreeMap<&'static str, usize>) {
             }
             25..32 => {
                 let (key, end) = (r.key(), r.key());
-                w.write(|t| drop(t.delete_range(key.as_bytes(), end.as_bytes())));
+                w.delete(&key, &end);
             }
             32..36 => {
-                let keys: Vec<String> = (0..r.below(12)).map(|_| r.key()).collect();
+                let keys: BTreeSet<String> = (0..r.below(12)).map(|_| r.key()).collect();
                 w.write(|t| {
                     for key in &keys {
                         t.put(Bytes::copy_from_slice(key.as_bytes()), Bytes::from_static(b"txn"), 0);
@@ -704,7 +708,7 @@ fn previous_values_come_from_the_view() {
     w.drain(s);
     w.put("a", "1");
     w.put("a", "2");
-    w.write(|t| drop(t.delete_range(b"a", b"")));
+    w.delete("a", "");
     w.publish();
     check(&mut w, s, &["0 @4: a=1/2 a=2(1)/3 a-(2)/4"]);
     w.put("a", "3");

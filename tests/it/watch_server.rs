@@ -18,6 +18,7 @@ use rand_core::{RngCore, SeedableRng};
 use tonic::{Code, Status};
 
 use crate::util::client::Client;
+use crate::util::differences::reconcile;
 use crate::util::generator::{self, Position};
 use crate::util::oracle::Etcd;
 use crate::util::process::{Cluster, Kind};
@@ -43,8 +44,7 @@ enum Do {
 use Do::*;
 
 fn on(key: &str, end: &str) -> WatchCreateRequest {
-    let copy = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-    WatchCreateRequest { key: copy(key), range_end: copy(end), ..Default::default() }
+    WatchCreateRequest { key: key.into(), range_end: end.into(), ..Default::default() }
 }
 
 fn from(start_revision: i64, request: WatchCreateRequest) -> WatchCreateRequest {
@@ -338,7 +338,9 @@ fn compare_sequence(etcd: &mut Process, ours: &mut Process, sequence: u64) -> u6
         }
         if !matches!(request, Request::HashKv(_) | Request::Range(_)) {
             let (left, right) = (etcd.call(&request), ours.call(&request));
-            assert_eq!(left, right, "sequence {sequence}, step {step}: {request:?}");
+            let (mut l, mut r) = (left.clone(), right);
+            reconcile(&request, (etcd.release(), &mut l), (ours.release(), &mut r));
+            assert_eq!(l, r, "sequence {sequence}, step {step}: {request:?}");
             if let Ok(response) = left {
                 at.rev = response.header().revision;
                 if let Request::Compact(compaction) = &request {

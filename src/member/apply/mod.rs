@@ -10,6 +10,7 @@
 //! which they must be carried out: the view before the answers that promise it.
 
 pub mod kv;
+mod lease;
 mod machine;
 pub mod range;
 pub mod txn;

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod kv;
+mod lease;
 mod maintenance;
 pub mod watch;
 
@@ -11,12 +12,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::response::Response;
 use lockstep_proto::etcdserverpb::{
-    self as pb, cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
+    self as pb, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer, maintenance_server::MaintenanceServer,
 };
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
 
 use super::node::Node;
+use super::peer::LeaseClient;
 use crate::member::error::EtcdError;
 use crate::mvcc::read::Error as StoreError;
 
@@ -32,6 +34,7 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
         };
     }
     tonic::service::Routes::new(serve!(KvServer, kv::Kv { node: node.clone(), max_txn_ops }))
+        .add_service(serve!(LeaseServer, lease::Lease { node: node.clone(), leader: LeaseClient::default() }))
         .add_service(serve!(ClusterServer, cluster::Cluster { node: node.clone() }))
         .add_service(serve!(MaintenanceServer, maintenance::Maintenance { node: node.clone() }))
         .add_service(watch::WatchServer { node, max_request })
