@@ -18,6 +18,11 @@ pub fn find(name: &str) -> Option<FlagDef> {
     all().find(|def| def.name == name)
 }
 
+/// The names that a flag had while it was experimental.
+pub fn former_names(name: &str) -> impl Iterator<Item = &'static str> {
+    EXPERIMENTAL.iter().filter(move |(_, target)| *target == name).map(|(former, _)| *former)
+}
+
 /// Every flag, sorted by name: the order in which etcd reads the environment.
 pub fn by_name() -> Vec<FlagDef> {
     let mut defs: Vec<FlagDef> = all().collect();
