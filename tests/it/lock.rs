@@ -353,9 +353,7 @@ impl Stage {
                 };
                 show(lock.unlock(UnlockRequest { key }).await, |answer| header(&answer.header))
             }
-            ["leader", name] => {
-                show(election.leader(LeaderRequest { name: bytes(name) }).await, |answer| leader(answer))
-            }
+            ["leader", name] => show(election.leader(LeaderRequest { name: bytes(name) }).await, leader),
             ["proclaim", who @ .., value] => {
                 let request = ProclaimRequest { leader: self.leader(who), value: bytes(value) };
                 show(election.proclaim(request).await, |answer| header(&answer.header))

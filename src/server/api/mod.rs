@@ -2,9 +2,12 @@
 //! nothing else.
 
 mod cluster;
+mod election;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod queue;
 pub mod watch;
 
 use std::sync::Arc;
@@ -12,8 +15,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::response::Response;
 use lockstep_proto::etcdserverpb::{
-    self as pb, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer, maintenance_server::MaintenanceServer,
+    self as pb, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+    maintenance_server::MaintenanceServer,
 };
+use lockstep_proto::v3electionpb::election_server::ElectionServer;
+use lockstep_proto::v3lockpb::lock_server::LockServer;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
 
@@ -30,13 +36,20 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
     let max_request = node.max_request_bytes.saturating_add(GRPC_OVERHEAD_BYTES);
     macro_rules! serve {
         ($server:ident, $service:expr) => {
-            $server::new($service).max_decoding_message_size(max_request).max_encoding_message_size(i32::MAX as usize)
+            $server::from_arc($service)
+                .max_decoding_message_size(max_request)
+                .max_encoding_message_size(i32::MAX as usize)
         };
     }
-    tonic::service::Routes::new(serve!(KvServer, kv::Kv { node: node.clone(), max_txn_ops }))
-        .add_service(serve!(LeaseServer, lease::Lease { node: node.clone(), leader: LeaseClient::default() }))
-        .add_service(serve!(ClusterServer, cluster::Cluster { node: node.clone() }))
-        .add_service(serve!(MaintenanceServer, maintenance::Maintenance { node: node.clone() }))
+    let kv = Arc::new(kv::Kv { node: node.clone(), max_txn_ops });
+    let lease = Arc::new(lease::Lease { node: node.clone(), leader: LeaseClient::default() });
+    let queues = queue::Queues { node: node.clone(), kv: kv.clone(), lease: lease.clone() };
+    tonic::service::Routes::new(serve!(KvServer, kv))
+        .add_service(serve!(LeaseServer, lease))
+        .add_service(serve!(LockServer, Arc::new(lock::Lock { queues: queues.clone() })))
+        .add_service(serve!(ElectionServer, Arc::new(election::Election { queues })))
+        .add_service(serve!(ClusterServer, Arc::new(cluster::Cluster { node: node.clone() })))
+        .add_service(serve!(MaintenanceServer, Arc::new(maintenance::Maintenance { node: node.clone() })))
         .add_service(watch::WatchServer { node, max_request })
         .prepare()
         .into_axum_router()
