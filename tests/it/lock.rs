@@ -1,5 +1,5 @@
-//! The services of locks and elections: the same scripts of calls, some of which wait for others, against etcd 3.5.1 and
-//! `lockstepd`, with equal answers, errors, keys and revisions.
+//! The services of locks and elections: the same scripts of calls, some of which wait for others, against etcd 3.5.1
+//! and `lockstepd`, with equal answers, errors, keys and revisions.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,40 +28,43 @@ use crate::util::process::{Cluster, Kind};
 
 /// A script: a name, and a call a line.
 ///
-/// `A: lock name lease` and `A: campaign name lease value` begin a call, `A.` waits for its answer, `A?` says whether it
-/// still waits, `A-` hangs up; `O: observe name` and `O.`, `O?`, `O-` likewise, an answer each. Everything else is
+/// `A: lock name lease` and `A: campaign name lease value` begin a call, `A.` waits for its answer, `A?` says whether
+/// it still waits, `A-` hangs up; `O: observe name` and `O.`, `O?`, `O-` likewise, an answer each. Everything else is
 /// answered at once. A name or value `''` is empty.
 const SCRIPTS: &[(&str, &str)] = &[
     (
         "one after the other",
-        "grant 1\ngrant 2\ngrant 3\nA: lock l 1\nA.\nB: lock l 2\nB?\nC: lock l 3\nC?\nkeys l\nunlock A\nB.\nC?\nkeys l\n\
-         unlock A\nunlock B\nC.\nunlock C\nkeys l",
+        "grant 1\ngrant 2\ngrant 3\nA: lock l 1\nA.\nB: lock l 2\nB?\nC: lock l 3\nC?\nkeys l\nunlock A\nB.\n\
+         C?\nkeys l\nunlock A\nunlock B\nC.\nunlock C\nkeys l",
     ),
     (
         "the same lease twice",
-        "grant 1\ngrant 2\nA: lock l 1\nA.\nB: lock l 1\nB.\nkeys l\nC: lock l 2\nC?\nunlock B\nC.\nunlock A\nkeys l",
+        "grant 1\ngrant 2\nA: lock l 1\nA.\nB: lock l 1\nB.\nkeys l\nC: lock l 2\nC?\nunlock B\nC.\n\
+         unlock A\nkeys l",
     ),
     (
         "locks of many names",
-        "grant 1\ngrant 2\nA: lock a 1\nA.\nB: lock b 1\nB.\nC: lock a/b 2\nC.\nD: lock '' 2\nD.\nE: lock a 2\nE?\n\
-         keys a\nput a/zzz x\nunlock =a/zzz\nunlock A\nE?\nunlock C\nE.\nkeys ''",
+        "grant 1\ngrant 2\nA: lock a 1\nA.\nB: lock b 1\nB.\nC: lock a/b 2\nC.\nD: lock '' 2\nD.\n\
+         E: lock a 2\nE?\nkeys a\nput a/zzz x\nunlock =a/zzz\nunlock A\nE?\nunlock C\nE.\nkeys ''",
     ),
     (
         "refused",
-        "A: lock l 77\nA.\nB: lock '' 77\nB.\nunlock =''\nunlock =nothing\nC: campaign e 77 v\nC.\nD: campaign '' 77 ''\nD.\n\
-         leader e\nleader ''\nproclaim none v\nresign none\nproclaim raw e e/1 5 1 v\nresign raw e e/1 5 1\n\
-         proclaim raw e '' 5 1 v\nresign raw e '' 0 1\nproclaim raw e new 0 0 v\nproclaim raw e e/9 0 88 v\nkeys ''",
+        "A: lock l 77\nA.\nB: lock '' 77\nB.\nunlock =''\nunlock =nothing\nC: campaign e 77 v\nC.\n\
+         D: campaign '' 77 ''\nD.\nleader e\nleader ''\nproclaim none v\nresign none\n\
+         proclaim raw e e/1 5 1 v\nresign raw e e/1 5 1\nproclaim raw e '' 5 1 v\nresign raw e '' 0 1\n\
+         proclaim raw e new 0 0 v\nproclaim raw e e/9 0 88 v\nkeys ''",
     ),
     ("a lease of its own", "A: lock l 0\nA.\nB: campaign e 0 v\nB.\nttl A\nttl B\nunlock A\nresign B"),
     (
         "who hangs up leaves the queue",
-        "grant 1\ngrant 2\ngrant 3\nA: lock l 1\nA.\nB: lock l 2\nB?\nC: lock l 3\nC?\nB-\nkeys l\nunlock A\nC.\nkeys l\n\
-         D: campaign e 1 a\nD.\nE: campaign e 2 b\nE?\nF: campaign e 3 c\nF?\nE-\nkeys e\nresign D\nF.\nkeys e",
+        "grant 1\ngrant 2\ngrant 3\nA: lock l 1\nA.\nB: lock l 2\nB?\nC: lock l 3\nC?\nB-\nkeys l\nunlock A\n\
+         C.\nkeys l\nD: campaign e 1 a\nD.\nE: campaign e 2 b\nE?\nF: campaign e 3 c\nF?\nE-\nkeys e\n\
+         resign D\nF.\nkeys e",
     ),
     (
         "a lease that goes while its holder waits",
-        "grant 1\ngrant 2\ngrant 3\nA: lock l 1\nA.\nB: lock l 2\nB?\nC: lock l 3\nC?\nrevoke 2\nkeys l\nB?\nunlock A\nB.\n\
-         C.\nrevoke 3\nkeys l\nD: lock l 1\nD.\nrevoke 1\nE: lock l 1\nE.\nkeys l",
+        "grant 1\ngrant 2\ngrant 3\nA: lock l 1\nA.\nB: lock l 2\nB?\nC: lock l 3\nC?\nrevoke 2\nkeys l\nB?\n\
+         unlock A\nB.\nC.\nrevoke 3\nkeys l\nD: lock l 1\nD.\nrevoke 1\nE: lock l 1\nE.\nkeys l",
     ),
     (
         "the holder's lease goes",
@@ -69,18 +72,19 @@ const SCRIPTS: &[(&str, &str)] = &[
     ),
     (
         "keys of other clients stand in the queue, too",
-        "put l/other x\ngrant 1\nA: lock l 1\nA?\ndel l/other\nA.\nput l/later x\nunlock A\nkeys l\ngrant 2\nB: lock l 2\n\
-         B?\nput l/later y\nB?\ndel l/later\nB.",
+        "put l/other x\ngrant 1\nA: lock l 1\nA?\ndel l/other\nA.\nput l/later x\nunlock A\nkeys l\ngrant 2\n\
+         B: lock l 2\nB?\nput l/later y\nB?\ndel l/later\nB.",
     ),
     (
         "a put to the key that is waited for wakes nobody",
-        "grant 1\ngrant 2\nA: campaign e 1 a\nA.\nB: campaign e 2 b\nB?\nproclaim A aa\nproclaim A aaa\nB?\nleader e\n\
-         resign A\nB.\nleader e\nproclaim A x\nresign A\nresign B\nleader e",
+        "grant 1\ngrant 2\nA: campaign e 1 a\nA.\nB: campaign e 2 b\nB?\nproclaim A aa\nproclaim A aaa\nB?\n\
+         leader e\nresign A\nB.\nleader e\nproclaim A x\nresign A\nresign B\nleader e",
     ),
     (
         "standing again",
-        "grant 1\ngrant 2\nA: campaign e 1 a\nA.\nB: campaign e 1 a\nB.\nC: campaign e 1 other\nC.\nleader e\n\
-         D: campaign e 2 d\nD?\nE: campaign e 2 e\nE?\nkeys e\nresign A\nD.\nE.\nleader e\nrevoke 2\nleader e",
+        "grant 1\ngrant 2\nA: campaign e 1 a\nA.\nB: campaign e 1 a\nB.\nC: campaign e 1 other\nC.\n\
+         leader e\nD: campaign e 2 d\nD?\nE: campaign e 2 e\nE?\nkeys e\nresign A\nD.\nE.\nleader e\n\
+         revoke 2\nleader e",
     ),
     (
         "history goes while somebody waits",
@@ -88,9 +92,9 @@ const SCRIPTS: &[(&str, &str)] = &[
     ),
     (
         "observers",
-        "grant 1\ngrant 2\nO: observe e\nO?\nA: campaign e 1 a\nA.\nO.\nproclaim A b\nproclaim A c\nO.\nO.\nO?\n\
-         B: campaign e 2 d\nB?\nP: observe e\nP.\nresign A\nB.\nO.\nP.\nproclaim B e\nO.\nP.\nP-\nrevoke 2\nO?\n\
-         put e/someone f\nO.\nput e/0 g\nO?\ndel e/someone\nO.\nput elsewhere x\nO?\nO-",
+        "grant 1\ngrant 2\nO: observe e\nO?\nA: campaign e 1 a\nA.\nO.\nproclaim A b\nproclaim A c\nO.\nO.\n\
+         O?\nB: campaign e 2 d\nB?\nP: observe e\nP.\nresign A\nB.\nO.\nP.\nproclaim B e\nO.\nP.\nP-\n\
+         revoke 2\nO?\nput e/someone f\nO.\nput e/0 g\nO?\ndel e/someone\nO.\nput elsewhere x\nO?\nO-",
     ),
 ];
 

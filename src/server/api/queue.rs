@@ -1,5 +1,5 @@
-//! The queue that locks and elections are: whoever wants what a name stands for puts a key below it, on a lease, and the
-//! oldest key has it. etcd's client libraries do the same with the same keys, so both may stand in one queue.
+//! The queue that locks and elections are: whoever wants what a name stands for puts a key below it, on a lease, and
+//! the oldest key has it. etcd's client libraries do the same with the same keys, so both may stand in one queue.
 //!
 //! It asks the services in process, as a client would: the same checks, the same answers. Whoever waits watches the one
 //! key before its own; there is no polling, and a release wakes one waiter. A waiter whose client hangs up leaves the
