@@ -78,6 +78,8 @@ mod zoo;
 mod authority;
 #[path = "it/ctl_conformance.rs"]
 mod ctl_conformance;
+#[path = "it/lock.rs"]
+mod lock;
 #[cfg(feature = "server")]
 #[path = "it/mvcc_oracle.rs"]
 mod mvcc_oracle;

@@ -3,10 +3,13 @@
 
 mod cluster;
 mod counted;
+mod election;
 mod health;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod queue;
 pub mod watch;
 
 use std::sync::Arc;
@@ -18,6 +21,8 @@ use lockstep_proto::etcdserverpb::{
     maintenance_server::MaintenanceServer,
 };
 use lockstep_proto::health::health_server::HealthServer;
+use lockstep_proto::v3electionpb::election_server::ElectionServer;
+use lockstep_proto::v3lockpb::lock_server::LockServer;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
 
@@ -44,15 +49,22 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
     let max_request = max_message_bytes(&node);
     macro_rules! serve {
         ($server:ident, $service:expr) => {
-            $server::new($service).max_decoding_message_size(max_request).max_encoding_message_size(i32::MAX as usize)
+            $server::from_arc($service)
+                .max_decoding_message_size(max_request)
+                .max_encoding_message_size(i32::MAX as usize)
         };
     }
-    tonic::service::Routes::new(serve!(KvServer, kv::Kv { node: node.clone(), max_txn_ops }))
-        .add_service(serve!(LeaseServer, lease::Lease { node: node.clone(), leader: LeaseClient::default() }))
-        .add_service(serve!(ClusterServer, cluster::Cluster { node: node.clone() }))
-        .add_service(serve!(MaintenanceServer, maintenance::Maintenance { node: node.clone() }))
+    let kv = Arc::new(kv::Kv { node: node.clone(), max_txn_ops });
+    let lease = Arc::new(lease::Lease { node: node.clone(), leader: LeaseClient::default() });
+    let queues = queue::Queues { node: node.clone(), kv: kv.clone(), lease: lease.clone() };
+    tonic::service::Routes::new(serve!(KvServer, kv))
+        .add_service(serve!(LeaseServer, lease))
+        .add_service(serve!(LockServer, Arc::new(lock::Lock { queues: queues.clone() })))
+        .add_service(serve!(ElectionServer, Arc::new(election::Election { queues })))
+        .add_service(serve!(ClusterServer, Arc::new(cluster::Cluster { node: node.clone() })))
+        .add_service(serve!(MaintenanceServer, Arc::new(maintenance::Maintenance { node: node.clone() })))
         .add_service(watch::WatchServer { node, max_request })
-        .add_service(serve!(HealthServer, health::Health))
+        .add_service(serve!(HealthServer, Arc::new(health::Health)))
         .prepare()
         .into_axum_router()
         .layer(axum::middleware::map_response(size_refusals_as_grpc_go))
