@@ -121,7 +121,7 @@ func show(answer any) string {
 		return fmt.Sprintf("%s %s ttl=%d", header(r.ResponseHeader), lease(int64(r.ID)), r.TTL)
 	case *clientv3.LeaseTimeToLiveResponse:
 		ttl := fmt.Sprint(r.TTL)
-		if r.GrantedTTL-r.TTL >= 0 && r.GrantedTTL-r.TTL < 4 {
+		if r.TTL > 0 && r.GrantedTTL-r.TTL >= 0 && r.GrantedTTL-r.TTL < 4 {
 			ttl = "in time"
 		}
 		return fmt.Sprintf("%s %s ttl=%s granted=%d keys=%q", header(r.ResponseHeader), lease(int64(r.ID)), ttl, r.GrantedTTL,

@@ -142,12 +142,17 @@ func (p *program) transactions() {
 			return err
 		})
 		p.call(name, func(context.Context) (any, error) {
-			return concurrency.NewSTM(c, func(s concurrency.STM) error {
+			r, err := concurrency.NewSTM(c, func(s concurrency.STM) error {
 				s.Put("stm/b", "x"+s.Get("stm/a", "stm/none")+s.Get("stm/b"))
 				s.Put("stm/a", fmt.Sprint(s.Rev("stm/a") > 0))
 				s.Del("stm/c")
 				return nil
 			}, concurrency.WithIsolation(level), concurrency.WithPrefetch("stm/a"))
+			if err != nil {
+				return nil, err
+			}
+			// The library writes in the order of a map of Go, another one each time.
+			return fmt.Sprintf("%s succeeded=%v operations=%d", header(r.Header), r.Succeeded, len(r.Responses)), nil
 		})
 		tries := 0
 		p.call(name+" against another writer", func(ctx context.Context) (any, error) {
