@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"sort"
 	"strings"
 	"time"
 
@@ -124,6 +125,7 @@ func show(answer any) string {
 		if r.TTL > 0 && r.GrantedTTL-r.TTL >= 0 && r.GrantedTTL-r.TTL < 4 {
 			ttl = "in time"
 		}
+		sort.Slice(r.Keys, func(i, j int) bool { return string(r.Keys[i]) < string(r.Keys[j]) }) // etcd goes through a map
 		return fmt.Sprintf("%s %s ttl=%s granted=%d keys=%q", header(r.ResponseHeader), lease(int64(r.ID)), ttl, r.GrantedTTL,
 			r.Keys)
 	case clientv3.WatchResponse:

@@ -14,6 +14,7 @@ const sleep = ms => new Promise(resolve => setTimeout(resolve, ms));
 /** An answer as JSON, with what differs from run to run put between signs. */
 function show(value, name = '') {
   if (Buffer.isBuffer(value)) return JSON.stringify(value.toString());
+  if (name === 'keys') value = [...value].sort(Buffer.compare); // etcd goes through a map
   if (Array.isArray(value)) return `[${value.map(v => show(v, name)).join(', ')}]`;
   if (NUMBERS.includes(name)) return '<number>';
   if (name === 'version' && typeof value === 'string' && value.includes('.')) return '<version>';

@@ -236,7 +236,8 @@ async fn leases(c: &mut Client) {
 async fn ttl(c: &mut Client, name: &str, id: i64, with_keys: bool) {
     let options = with_keys.then(|| LeaseTimeToLiveOptions::new().with_keys());
     call(name, c.lease_time_to_live(id, options), |r| {
-        let keys: Vec<_> = r.keys().iter().map(|k| transcript::text(k)).collect();
+        let mut keys: Vec<_> = r.keys().iter().map(|k| transcript::text(k)).collect();
+        keys.sort(); // etcd goes through a map
         let left = left(r.ttl(), r.granted_ttl());
         format!("{} {} ttl={left} granted={} keys={keys:?}", header(r.header()), lease(r.id()), r.granted_ttl())
     })

@@ -40,7 +40,7 @@ pub async fn locks(c: &mut Client, live: &str) {
     }
     let own = call("lock with a lease of its own", c.lock("own", None), |r| {
         let (name, id) = r.key().split_at(4);
-        format!("{} {}<{} digits>", header(r.header()), text(name), id.len())
+        format!("{} {} and {}", header(r.header()), text(name), if id.len() > 12 { "an id" } else { "nothing" })
     });
     if let Some(own) = own.await {
         call("unlock of its own", c.unlock(own.key()), |r| header(r.header())).await;
