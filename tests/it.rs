@@ -55,6 +55,11 @@ mod scenarios;
 mod sim_program;
 #[path = "it/wal.rs"]
 mod wal;
+#[path = "it/watch.rs"]
+mod watch;
+#[cfg(feature = "server")]
+#[path = "it/watch_server.rs"]
+mod watch_server;
 #[path = "it/world.rs"]
 mod world;
 #[path = "it/zoo.rs"]

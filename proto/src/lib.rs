@@ -17,6 +17,9 @@ pub mod raftpb {
 pub mod etcdserverpb {
     include!("generated/etcdserverpb.rs");
 }
+pub mod leasepb {
+    include!("generated/leasepb.rs");
+}
 pub mod v3lockpb {
     include!("generated/v3lockpb.rs");
 }

@@ -8,6 +8,7 @@
 pub const REQUIRED: &[&str] = &[
     // Elections.
     "election won",
+    "rejection came after its position was acknowledged",
     "vote granted",
     "vote refused",
     "pre-vote refused",
@@ -93,6 +94,12 @@ pub const OTHERS: &[&str] = &[
     "compaction went on in another step",
     "physical compaction answered after its deletions",
     "read below the compaction refused",
+    "one revision was more than a piece of catching up",
+    "progress waited for watchers that were behind",
+    "several watchers caught up together",
+    "stream filled up while catching up",
+    "watcher canceled because compaction overtook it",
+    "watcher fell behind because its stream was full",
     // Damage in a certain place.
     "damaged store refused",
     "rot noticed while the store was at work",

@@ -201,7 +201,7 @@ impl SimMember {
         let first = applier.start();
         let view = first
             .iter()
-            .find_map(|e| if let apply::Effect::Publish(view) = e { Some(view.clone()) } else { None })
+            .find_map(|e| if let apply::Effect::Publish { view, .. } = e { Some(view.clone()) } else { None })
             .expect("a life begins with a view");
         self.life = Some(Life {
             consensus,
@@ -260,7 +260,7 @@ impl SimMember {
         if mutation!(ReplyBeforeCommit) {
             self.events.extend(life.reply_too_early(id, &request));
         }
-        life.inbox.push(Input::Propose(Proposal { data: request.encode_to_vec().into(), expires }));
+        life.inbox.push(Input::Propose(Proposal { data: request.encode_to_vec().into(), expires, term: None }));
         Some(id)
     }
 
@@ -406,7 +406,7 @@ impl SimMember {
                 self.events.push(Event::Committed(entries.clone()));
                 life.apply.push_back(apply::Input::Entries(entries));
             }
-            Effect::ReadReady { reads, index } => {
+            Effect::ReadReady { reads, index, .. } => {
                 let ids: Vec<u64> = reads.iter().map(|read| read.id).collect();
                 self.events.push(Event::ReadIndex { reads: ids.clone(), index });
                 life.reads.entry(index).or_default().extend(ids);
@@ -427,7 +427,7 @@ impl SimMember {
     fn apply_effect(&mut self, effect: apply::Effect) {
         let Some(life) = &mut self.life else { return };
         match effect {
-            apply::Effect::Publish(view) => {
+            apply::Effect::Publish { view, .. } => {
                 life.view = view.clone();
                 self.events.push(Event::Published(view));
                 life.serve_reads(&mut self.events);
@@ -437,7 +437,7 @@ impl SimMember {
                 life.inbox.push(Input::Applied(index));
             }
             apply::Effect::ConfChange(change) => life.inbox.push(Input::ConfChange(change)),
-            apply::Effect::Membership(_) => {}
+            apply::Effect::Membership(_) | apply::Effect::Leases(_) => {}
             apply::Effect::Reply(reply) => {
                 if life.requests.remove(&reply.id) {
                     self.events.push(Event::Reply { request: reply.id, result: reply.result });

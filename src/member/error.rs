@@ -79,6 +79,7 @@ errors! {
 
     // Watches.
     WatchCanceled Canceled "etcdserver: watch canceled";
+    EmptyWatcherRange Unknown "mvcc: watcher range is empty";
     DuplicateWatchId Unknown "mvcc: duplicate watch ID provided on the WatchStream";
 
     // Membership.

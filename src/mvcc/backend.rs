@@ -21,7 +21,7 @@ use redb::{
 use super::blocks::{Blocks, Poison, directory};
 use super::overlay::{Bucket, BucketEntry, Overlay, Seq};
 use super::read::{Error, Revision};
-use super::row::{ROW_KEY_LEN, Row, parse_row_key, row_key};
+use super::row::{ROW_KEY_LEN, Row, Rows, parse_row_key, row_key};
 use crate::ports::disk::{Disk, DiskFile, Open};
 
 /// The version of the tables and what is in them; a newer file is refused.
@@ -354,15 +354,10 @@ impl Reader {
         })
     }
 
-    pub fn rows_from(&self, from: Revision, upto: i64, limit: usize) -> Result<Vec<Row>, Error> {
-        let mut rows = Vec::new();
+    pub fn rows_from(&self, from: Revision, upto: i64, into: &mut Rows) -> Result<(), Error> {
         self.for_each_row(from, upto, |revision, value| {
-            if rows.len() < limit {
-                rows.push(Row { revision, value: Bytes::copy_from_slice(value) });
-            }
-            Ok(rows.len() < limit)
-        })?;
-        Ok(rows)
+            Ok(into.push(Row { revision, value: Bytes::copy_from_slice(value) }))
+        })
     }
 
     pub fn entry(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {

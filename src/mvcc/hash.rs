@@ -10,7 +10,7 @@ use super::backend::{META_CONSISTENT_INDEX, META_FINISHED_COMPACT, META_TERM};
 use super::index::Pruned;
 use super::overlay::Bucket;
 use super::read::{Error, Revision};
-use super::row::{is_tombstone, row_key};
+use super::row::{Rows, is_tombstone, row_key};
 use super::view::{View, after};
 
 /// The name of the table of rows, which the hash starts with.
@@ -134,12 +134,13 @@ impl View {
         for overlay in &self.base().overlays {
             let mut from = Revision::default();
             loop {
-                let rows = overlay.rows_from(from, upto, CHUNK);
-                for row in &rows {
+                let mut piece = Rows::at_most(CHUNK, usize::MAX);
+                overlay.rows_from(from, upto, &mut piece);
+                for row in &piece.rows {
                     add(row.revision, &row.value);
                 }
-                match rows.last() {
-                    Some(last) if rows.len() == CHUNK => from = after(last.revision),
+                match piece.rows.last() {
+                    Some(last) if piece.more => from = after(last.revision),
                     _ => break,
                 }
             }

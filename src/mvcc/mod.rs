@@ -29,7 +29,7 @@ pub use blocks::Poison;
 pub use compact::CompactProgress;
 pub use hash::HashKv;
 pub use overlay::{Bucket, BucketEntry};
-pub use row::{Header, Row, header, parse_row_key, row_key};
+pub use row::{Header, Row, Rows, header, parse_row_key, row_key};
 pub use store::{Options, Store};
 pub use txn::WriteTxn;
 pub use view::{View, read_newest};

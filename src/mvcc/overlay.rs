@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::read::Revision;
-use super::row::Row;
+use super::row::{Row, Rows};
 
 /// The tables beside the keys, named as etcd's buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,11 +94,18 @@ impl Overlay {
         Some(rows[at].value.clone())
     }
 
-    /// At most `limit` rows from `from` on whose main revision is at most `upto`.
-    pub fn rows_from(&self, from: Revision, upto: i64, limit: usize) -> Vec<Row> {
+    /// Adds the rows from `from` on whose main revision is at most `upto`, as far as there is room.
+    pub fn rows_from(&self, from: Revision, upto: i64, into: &mut Rows) {
+        if into.more {
+            return;
+        }
         let rows = self.rows.read();
         let start = rows.partition_point(|r| r.revision < from);
-        rows[start..].iter().take_while(|r| r.revision.main <= upto).take(limit).cloned().collect()
+        for row in rows[start..].iter().take_while(|r| r.revision.main <= upto) {
+            if !into.push(row.clone()) {
+                return;
+            }
+        }
     }
 
     pub fn with_rows<T>(&self, f: impl FnOnce(&[Row]) -> T) -> T {

@@ -23,6 +23,34 @@ pub struct Row {
     pub value: Bytes,
 }
 
+/// Rows in order, up to a limit.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    pub rows: Vec<Row>,
+    /// The limit was reached: there may be more rows.
+    pub more: bool,
+    left: usize,
+    left_bytes: usize,
+}
+
+impl Rows {
+    pub(super) fn at_most(limit: usize, limit_bytes: usize) -> Rows {
+        Rows { rows: Vec::new(), more: limit == 0, left: limit, left_bytes: limit_bytes }
+    }
+
+    /// Takes a row; whether there is room for another one.
+    pub(super) fn push(&mut self, row: Row) -> bool {
+        if self.more {
+            return false;
+        }
+        self.left -= 1;
+        self.left_bytes = self.left_bytes.saturating_sub(row.value.len());
+        self.rows.push(row);
+        self.more = self.left == 0 || self.left_bytes == 0;
+        !self.more
+    }
+}
+
 /// What a row says besides the value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header<'a> {

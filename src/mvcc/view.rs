@@ -13,7 +13,7 @@ use super::backend::{Live, META_CONSISTENT_INDEX, META_TERM, Reader};
 use super::index::{Index, KeyRange};
 use super::overlay::{Bucket, BucketChange, BucketEntry, Overlay, Seq};
 use super::read::{Error, Overtaken, RangeOptions, RangeResult, Read, Revision};
-use super::row::{Row, decode};
+use super::row::{Row, Rows, decode};
 
 /// Where values are: redb as of one commit, and the batches after it, oldest first.
 #[derive(Clone, Debug)]
@@ -76,24 +76,27 @@ impl View {
         self.stamp.live.bytes
     }
 
-    /// At most `limit` rows from `from` on, in the order of their revisions, as far as this view sees. What a watch
-    /// catches up with and what a snapshot copies. Rows that a compaction is still removing may or may not be there;
-    /// `Compacted` when `from` is positive and lies below the compaction.
+    /// At most `limit` rows from `from` on, in the order of their revisions, as far as this view sees. What a snapshot
+    /// copies. Rows that a compaction is still removing may or may not be there; `Compacted` when `from` is positive
+    /// and lies below the compaction.
     pub fn rows(&self, from: Revision, limit: usize) -> Result<Vec<Row>, Error> {
+        self.rows_within(from, limit, usize::MAX).map(|found| found.rows)
+    }
+
+    /// As [`View::rows`], and no further row after so many bytes of values: what a watch catches up with.
+    pub fn rows_within(&self, from: Revision, limit: usize, limit_bytes: usize) -> Result<Rows, Error> {
         if from.main > 0 && from.main < self.stamp.compact_rev {
             return Err(Error::Compacted);
         }
         let upto = self.stamp.rev;
-        let mut rows = self.base.reader.rows_from(from, upto, limit)?;
+        let mut found = Rows::at_most(limit, limit_bytes);
+        self.base.reader.rows_from(from, upto, &mut found)?;
         for overlay in &self.base.overlays {
-            if rows.len() >= limit {
-                break;
-            }
             // A batch that is in redb by now overlaps it; its rows come once.
-            let next = rows.last().map_or(from, |r| after(r.revision));
-            rows.extend(overlay.rows_from(next, upto, limit - rows.len()));
+            let next = found.rows.last().map_or(from, |r| after(r.revision));
+            overlay.rows_from(next, upto, &mut found);
         }
-        Ok(rows)
+        Ok(found)
     }
 
     pub fn bucket_get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::host::{Mailbox, RealClock};
-use crate::member::apply::{Reply, Response};
+use crate::member::apply::{self, Reply, Response};
 use crate::member::error::EtcdError;
 use crate::member::raft::{Input, Proposal, ReadRequest};
 use crate::mvcc::View;
@@ -38,7 +38,7 @@ pub struct Desk {
     number: u64,
     next: AtomicU64,
     requests: Waiting<Response>,
-    reads: Waiting<Arc<View>>,
+    reads: Waiting<Granted>,
     out: Mutex<Vec<Input>>,
     handed_in: Notify,
     mailbox: Mailbox,
@@ -60,7 +60,15 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
 /// What the member has for one desk.
 pub enum Answers {
     Replies(Vec<Reply>),
-    Reads { ids: Vec<u64>, view: Arc<View> },
+    Reads { ids: Vec<u64>, granted: Granted },
+}
+
+/// What a linearizable read gets.
+#[derive(Clone)]
+pub struct Granted {
+    pub view: Arc<View>,
+    /// The term that this member was confirmed to lead since the read arrived.
+    pub led: Option<u64>,
 }
 
 /// The receiving end, for [`Desk::run`].
@@ -125,6 +133,10 @@ impl Desk {
         (life.wrapping_add(count) << DESK_BITS) | self.number
     }
 
+    pub fn number(&self) -> usize {
+        self.number as usize
+    }
+
     /// The number of the desk that this id belongs to.
     pub fn of_id(id: u64) -> usize {
         (id & (MAX_DESKS as u64 - 1)) as usize
@@ -137,8 +149,15 @@ impl Desk {
         self.wait(wait).await
     }
 
+    /// Asks the apply machine, and waits for its answer until `expires`.
+    pub async fn ask(&self, id: u64, input: apply::Input, expires: Instant) -> Result<Response> {
+        let wait = Wait::new(&self.requests, id, expires);
+        self.mailbox.apply(input);
+        self.wait(wait).await
+    }
+
     /// Waits for a view that this read may use, until it expires.
-    pub async fn read(&self, read: ReadRequest) -> Result<Arc<View>> {
+    pub async fn read(&self, read: ReadRequest) -> Result<Granted> {
         let wait = Wait::new(&self.reads, read.id, read.expires);
         self.hand_in(Input::Read(read));
         self.wait(wait).await
@@ -196,11 +215,11 @@ impl Desk {
                     }
                 }
             }
-            Answers::Reads { ids, view } => {
+            Answers::Reads { ids, granted } => {
                 let mut waiting = self.reads.lock();
                 for id in ids {
                     if let Some(place) = waiting.remove(&id) {
-                        let _ = place.sender.send(Ok(view.clone()));
+                        let _ = place.sender.send(Ok(granted.clone()));
                     }
                 }
             }

@@ -1,4 +1,5 @@
-//! The threads that drive one member: consensus, log (with one that prepares its segments), apply and backend.
+//! The threads that drive one member: consensus, log (with one that prepares its segments), apply, backend, and the
+//! leader's clock of leases.
 //!
 //! ```text
 //!  services ──proposals, reads──▶ consensus ──persists──▶ log (append, one fdatasync for all that wait)
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant as StdInstant};
 
 use lockstep_proto::raftpb;
 
+use super::leases;
 use super::node::Node;
 use crate::member::apply::{self, Applier};
 use crate::member::boot::Booted;
@@ -64,6 +66,7 @@ pub struct Pace {
 #[derive(Clone)]
 pub struct Mailbox {
     consensus: Sender<ToConsensus>,
+    apply: Sender<ToApply>,
 }
 
 enum ToConsensus {
@@ -81,11 +84,15 @@ enum ToLog {
 }
 
 /// The receiving end of a [`Mailbox`], before the threads run.
-pub struct Inbox(Receiver<ToConsensus>);
+pub struct Inbox {
+    consensus: Receiver<ToConsensus>,
+    apply: Receiver<ToApply>,
+}
 
 pub fn mailbox() -> (Mailbox, Inbox) {
-    let (consensus, receiver) = channel();
-    (Mailbox { consensus }, Inbox(receiver))
+    let (to_consensus, consensus) = channel();
+    let (to_apply, apply) = channel();
+    (Mailbox { consensus: to_consensus, apply: to_apply }, Inbox { consensus, apply })
 }
 
 impl Mailbox {
@@ -100,6 +107,11 @@ impl Mailbox {
 
     pub fn messages(&self, messages: Vec<raftpb::Message>) {
         let _ = self.consensus.send(ToConsensus::Messages(messages));
+    }
+
+    /// A question that only the apply machine can answer.
+    pub fn apply(&self, input: apply::Input) {
+        let _ = self.apply.send(ToApply::Input(input));
     }
 }
 
@@ -123,9 +135,10 @@ impl Host {
     ) -> Host {
         let MemberParts { consensus, applier, wal, backend, first } = member;
         let (to_log, log_inbox) = channel();
-        let (to_apply, apply_inbox) = channel();
         let (to_backend, backend_inbox) = channel();
         let mailbox = node.mailbox.clone();
+        let to_apply = mailbox.apply.clone();
+        let keeper = node.clone();
 
         let (to_spares, spares_inbox) = channel::<Spare>();
 
@@ -159,10 +172,11 @@ impl Host {
             fatal: fatal.clone(),
         };
         let threads = vec![
-            spawn("consensus", &fatal, move || consensus.run(inbox.0)),
+            spawn("consensus", &fatal, move || consensus.run(inbox.consensus)),
             spawn("log", &fatal, move || log.run(log_inbox)),
-            spawn("apply", &fatal, move || apply.run(apply_inbox, first)),
+            spawn("apply", &fatal, move || apply.run(inbox.apply, first)),
             spawn("backend", &fatal, move || backend.run(backend_inbox)),
+            spawn("leases", &fatal, move || leases::run(keeper)),
             // What fails here the log meets itself when it needs the segment, and says so.
             spawn("spares", &fatal, move || spares_inbox.iter().for_each(|spare| drop(spare.prepare()))),
         ];
@@ -266,7 +280,7 @@ impl ConsensusThread {
             Effect::Apply(entries) => {
                 let _ = self.apply.send(ToApply::Input(apply::Input::Entries(entries)));
             }
-            Effect::ReadReady { reads, index } => self.node.read_ready(reads, index),
+            Effect::ReadReady { reads, index, led } => self.node.read_ready(reads, index, led),
             Effect::Fetch(fetch) => {
                 let _ = self.log.send(ToLog::Fetch(fetch));
             }
@@ -449,7 +463,8 @@ impl ApplyThread {
     fn carry_out(&mut self, effect: apply::Effect) {
         use apply::Effect;
         match effect {
-            Effect::Publish(view) => self.node.publish(view),
+            Effect::Leases(changes) => self.node.leases_changed(&changes),
+            Effect::Publish { view, changes } => self.node.publish(view, changes),
             Effect::Applied { index, .. } => self.consensus.consensus(Input::Applied(index)),
             Effect::ConfChange(change) => self.consensus.consensus(Input::ConfChange(change)),
             Effect::Membership(membership) => self.node.set_membership(membership),

@@ -9,6 +9,7 @@ mod desk;
 pub mod disk;
 mod faces;
 mod host;
+mod leases;
 pub mod http;
 pub mod listen;
 pub mod log;
@@ -17,6 +18,7 @@ pub mod peer;
 mod peers;
 mod run;
 pub mod start;
+mod watching;
 pub mod workers;
 
 pub use run::run;

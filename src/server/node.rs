@@ -7,17 +7,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use lockstep_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::sync::watch;
 
-use super::desk::{Answers, Desk, Sorted};
+use super::desk::{Answers, Desk, Granted, Sorted};
 use super::host::{Mailbox, RealClock};
-use crate::member::apply::{Reply, Response};
+use super::leases::Leases;
+use super::watching::Watching;
+use crate::member::apply::{self, Change, Reply, Response};
 use crate::member::error::EtcdError;
+use crate::member::lease::Change as LeaseChange;
 use crate::member::membership::{Membership, ids};
-use crate::member::raft::{Proposal, ReadRequest, Status};
+use crate::member::raft::{Input, Proposal, ReadRequest, Status};
 use crate::mvcc::View;
 use crate::ports::clock::{Clock, Instant};
 
@@ -32,11 +36,14 @@ pub struct Node {
     pub max_request_bytes: usize,
     pub request_timeout: Duration,
     pub(super) mailbox: Mailbox,
+    pub(super) leases: Leases,
     clock: RealClock,
     /// Where the ids of this life's requests begin.
     life: u64,
     /// By number; the first is that of threads that serve no clients.
     desks: Vec<Arc<Desk>>,
+    /// One for each desk but the first.
+    pub(super) watching: Vec<Arc<Watching>>,
     published: Published,
     status: RwLock<Status>,
     membership: watch::Sender<Arc<Membership>>,
@@ -48,7 +55,13 @@ pub struct Node {
 /// The newest view, and the reads that wait for a newer one, by the index that it must have applied.
 struct Published {
     view: RwLock<Arc<View>>,
-    waiting: Mutex<BTreeMap<u64, Vec<ReadRequest>>>,
+    waiting: Mutex<BTreeMap<u64, Vec<Waiting>>>,
+}
+
+/// Reads that have their index, and the term that their round confirmed.
+struct Waiting {
+    reads: Vec<ReadRequest>,
+    led: Option<u64>,
 }
 
 /// A view a linearizable read may use, or a local one.
@@ -66,8 +79,10 @@ pub(super) struct Parts {
     pub max_request_bytes: usize,
     pub request_timeout: Duration,
     pub mailbox: Mailbox,
+    pub leases: Leases,
     pub clock: RealClock,
     pub desks: Vec<Arc<Desk>>,
+    pub watching: Vec<Arc<Watching>>,
     pub view: Arc<View>,
     pub membership: Arc<Membership>,
     pub status: Status,
@@ -81,9 +96,11 @@ impl Node {
             max_request_bytes: parts.max_request_bytes,
             request_timeout: parts.request_timeout,
             mailbox: parts.mailbox,
+            leases: parts.leases,
             clock: parts.clock,
             life: ids::first_request(parts.member_id, parts.epoch),
             desks: parts.desks,
+            watching: parts.watching,
             published: Published { view: RwLock::new(parts.view), waiting: Mutex::default() },
             status: RwLock::new(parts.status),
             membership: watch::Sender::new(parts.membership),
@@ -106,7 +123,7 @@ impl Node {
             return Err(EtcdError::RequestTooLarge);
         }
         self.check_running()?;
-        let proposal = Proposal { data: data.into(), expires: self.expires() };
+        let proposal = Proposal { data: data.into(), expires: self.expires(), term: None };
         desk.propose(id, proposal).await
     }
 
@@ -115,9 +132,43 @@ impl Node {
         if consistency == Consistency::Serializable {
             return Ok(self.local_view());
         }
+        Ok(self.confirm().await?.view)
+    }
+
+    /// Waits for a round of read index that begins now, and for a view that has applied what it must.
+    pub(super) async fn confirm(&self) -> Result<Granted, EtcdError> {
         self.check_running()?;
         let desk = self.desk();
         desk.read(ReadRequest { id: desk.next_id(self.life), expires: self.expires() }).await
+    }
+
+    /// Puts requests into the log, in this order, if this member leads the term. Nobody waits for them.
+    pub(super) fn propose_in_term(&self, term: u64, requests: Vec<InternalRaftRequest>) {
+        let proposals = requests.into_iter().map(|mut request| {
+            request.header = Some(RequestHeader { id: self.next_id(), ..Default::default() });
+            let data = request.encode_to_vec().into();
+            Input::Propose(Proposal { data, expires: Instant(u64::MAX), term: Some(term) })
+        });
+        self.mailbox.inputs(proposals.collect());
+    }
+
+    /// The keys of a lease, as of what this member has applied.
+    pub(super) async fn lease_keys(&self, lease: i64) -> Result<Vec<Bytes>, EtcdError> {
+        self.check_running()?;
+        let id = self.next_id();
+        match self.desk().ask(id, apply::Input::LeaseKeys { id, lease }, self.expires()).await? {
+            Response::LeaseKeys(keys) => Ok(keys),
+            other => unreachable!("the apply machine was asked for keys and says {other:?}"),
+        }
+    }
+
+    /// An id that no other request of any member has.
+    pub(super) fn next_id(&self) -> u64 {
+        self.desk().next_id(self.life)
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
     }
 
     /// The newest view, whatever the rest of the cluster knows.
@@ -155,7 +206,18 @@ impl Node {
         for desk in &self.desks {
             desk.dismiss();
         }
+        for watching in &self.watching {
+            watching.stop();
+        }
         self.published.waiting.lock().clear();
+    }
+
+    /// From the returned view on, publishes reach this part of watching.
+    pub(super) fn subscribe(&self, watching: &Watching) -> Arc<View> {
+        // Publishing looks for subscribers under this lock.
+        let _waiting = self.published.waiting.lock();
+        watching.subscribe();
+        self.local_view()
     }
 
     fn desk(&self) -> Arc<Desk> {
@@ -173,17 +235,23 @@ impl Node {
 
 /// What the member's threads call.
 impl Node {
-    pub(super) fn publish(&self, view: Arc<View>) {
-        let ready = {
+    pub(super) fn publish(&self, view: Arc<View>, changes: Arc<[Change]>) {
+        let (ready, subscribed) = {
             let mut waiting = self.published.waiting.lock();
             *self.published.view.write() = view.clone();
-            if waiting.is_empty() {
-                return;
-            }
+            let subscribed: Vec<_> = match changes.is_empty() {
+                true => Vec::new(),
+                false => self.watching.iter().filter(|watching| watching.is_subscribed()).collect(),
+            };
             let later = waiting.split_off(&(view.applied_index() + 1));
-            std::mem::replace(&mut *waiting, later)
+            (std::mem::replace(&mut *waiting, later), subscribed)
         };
-        self.give_view(ready.into_values().flatten(), view);
+        for watching in subscribed {
+            watching.publish(view.clone(), changes.clone());
+        }
+        for Waiting { reads, led } in ready.into_values().flatten() {
+            self.give_view(reads, Granted { view: view.clone(), led });
+        }
     }
 
     pub(super) fn replies(&self, replies: impl IntoIterator<Item = Reply>) {
@@ -199,19 +267,24 @@ impl Node {
         }
     }
 
-    /// These reads may use any view that has applied up to `index`.
-    pub(super) fn read_ready(&self, reads: Vec<ReadRequest>, index: u64) {
+    /// What became of leases, before the view that shows it is published.
+    pub(super) fn leases_changed(&self, changes: &[LeaseChange]) {
+        self.leases.changed(self.now(), changes);
+    }
+
+    /// These reads may use any view that has applied up to `index`. `led` as in `Effect::ReadReady`.
+    pub(super) fn read_ready(&self, reads: Vec<ReadRequest>, index: u64, led: Option<u64>) {
         let view = {
             let mut waiting = self.published.waiting.lock();
             // Under the lock that publishing takes, so that no view slips in between.
             let view = self.local_view();
             if view.applied_index() < index {
-                waiting.entry(index).or_default().extend(reads);
+                waiting.entry(index).or_default().push(Waiting { reads, led });
                 return;
             }
             view
         };
-        self.give_view(reads, view);
+        self.give_view(reads, Granted { view, led });
     }
 
     pub(super) fn set_status(&self, status: Status) {
@@ -225,13 +298,13 @@ impl Node {
         self.membership.send_replace(membership);
     }
 
-    fn give_view(&self, reads: impl IntoIterator<Item = ReadRequest>, view: Arc<View>) {
+    fn give_view(&self, reads: Vec<ReadRequest>, granted: Granted) {
         let mut sorted = Sorted::default();
         for read in reads {
             sorted.push(Desk::of_id(read.id), read.id);
         }
         for (desk, ids) in sorted.drain() {
-            self.desks[desk].answer(Answers::Reads { ids, view: view.clone() });
+            self.desks[desk].answer(Answers::Reads { ids, granted: granted.clone() });
         }
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use lockstep_proto::raftpb;
 
 use super::host::Mailbox;
+use super::leases::Unable;
 use super::log::FATAL;
 use super::node::Node;
-use super::peer;
+use super::peer::{self, LeaseAnswer, LeaseQuestion};
 use crate::ETCD_VERSION;
 use crate::member::membership::{Member, Membership};
 use crate::member::raft::Input;
@@ -152,6 +153,27 @@ impl peer::Handler for PeerHandler {
 
     fn version_json(&self) -> Vec<u8> {
         version_json(self.membership().version())
+    }
+
+    fn lease(&self, question: peer::LeaseQuestion) -> peer::LeaseFuture<'_> {
+        Box::pin(async move {
+            let Some(node) = self.node.get() else { return LeaseAnswer::NotReady };
+            let answer = match question {
+                LeaseQuestion::Renew { id } => node.renew_leases(&[id]).await.map(|ttls| match ttls[0] {
+                    0 => LeaseAnswer::NotFound,
+                    ttl_s => LeaseAnswer::Renewed { ttl_s },
+                }),
+                LeaseQuestion::TimeToLive(request) => node
+                    .lease_time_to_live(request)
+                    .await
+                    .map(|found| found.map_or(LeaseAnswer::NotFound, LeaseAnswer::TimeToLive)),
+            };
+            match answer {
+                Ok(answer) => answer,
+                Err(Unable::NotPrimary) => LeaseAnswer::NotPrimary,
+                Err(Unable::Failed(_)) => LeaseAnswer::NotReady,
+            }
+        })
     }
 
     fn removed_from_cluster(&self, peer: u64) {

@@ -12,16 +12,18 @@ use super::config::Config;
 use super::config::urls::strings;
 use super::disk::{DirLock, RealDisk};
 use super::host::{self, Host, Inbox, Mailbox, MemberParts, Pace, RealClock};
+use super::leases::Leases;
 use super::listen::{self, Listener, ServeOptions, SocketOptions};
 use super::log::{self, FATAL};
 use super::node::{self, Node};
 use super::peers::{PeerHandler, ask_peers, follow_membership};
 use super::workers::Workers;
-use super::{api, attend, http, peer};
+use super::{api, attend, http, peer, watching};
 use crate::member::apply::Effect;
 use crate::member::boot::{self, Booted};
 use crate::member::membership::Member;
 use crate::member::raft::Input;
+use crate::member::watch::Options as WatchOptions;
 use crate::ports::dice::SeededDice;
 use crate::ports::disk::Disk;
 use crate::ports::network::Network;
@@ -37,6 +39,9 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(300);
 const LOG_CACHE_BYTES: u64 = 64 << 20;
 /// A request waits this long, and two elections.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Elections without a leader after which streams that want one end.
+const LEADERLESS_ELECTIONS: u64 = 3;
 
 /// Runs a server until a signal ends it. The error says why it could not start, or go on.
 pub fn run(config: Config) -> Result<(), String> {
@@ -248,6 +253,19 @@ async fn boot_apart(
         .map_err(|e| format!("booting the member: {e}"))
 }
 
+fn watch_setup(config: &Config, booted: &Booted) -> watching::Setup {
+    watching::Setup {
+        options: WatchOptions {
+            progress_interval_ms: config.watch_progress_interval_ms,
+            fragment_bytes: (config.max_request_bytes as usize).saturating_add(api::GRPC_OVERHEAD_BYTES),
+            ..WatchOptions::default()
+        },
+        // Another one in each life of each member.
+        seed: booted.member_id ^ booted.epoch,
+        leaderless_ms: LEADERLESS_ELECTIONS * config.election_ms,
+    }
+}
+
 /// The member's threads, and what they are reached by.
 struct Running {
     node: Arc<Node>,
@@ -259,7 +277,9 @@ impl Running {
     fn start(config: &Config, mut booted: Booted, shell: Shell) -> Running {
         let Shell { workers, mailbox, inbox, clock } = shell;
         let first = booted.applier.start();
-        let view = first.iter().find_map(|e| if let Effect::Publish(view) = e { Some(view.clone()) } else { None });
+        let view =
+            first.iter().find_map(|e| if let Effect::Publish { view, .. } = e { Some(view.clone()) } else { None });
+        let (watching, watch_inboxes) = workers.open_watching(watch_setup(config, &booted), clock);
         let node = Arc::new(Node::new(node::Parts {
             member_id: booted.member_id,
             cluster_id: booted.cluster_id,
@@ -267,12 +287,15 @@ impl Running {
             max_request_bytes: config.max_request_bytes as usize,
             request_timeout: REQUEST_TIMEOUT + Duration::from_millis(2 * config.election_ms),
             mailbox: mailbox.clone(),
+            leases: Leases::new(config.election_ms, config.heartbeat_ms),
             clock,
             desks: workers.open_desks(&mailbox, clock),
+            watching,
             view: view.expect("a member begins by publishing a view"),
             membership: booted.applier.membership().clone(),
             status: booted.consensus.status(),
         }));
+        workers.serve_watching(&node, watch_inboxes);
         // The founding is term 1, without a vote; whoever has heard of an election is beyond it.
         let status = booted.consensus.status();
         let handler = Arc::new(PeerHandler::new(mailbox, status.term > 1 || status.vote != 0));

@@ -15,6 +15,10 @@ use tokio::sync::watch;
 
 use super::desk::{Desk, MAX_DESKS};
 use super::host::{Mailbox, RealClock};
+use super::node::Node;
+use super::watching::{self, Setup, Watching};
+
+type WatchInboxes = Vec<watching::Inbox>;
 
 /// Cheap to clone; the threads end when the last clone goes.
 #[derive(Clone)]
@@ -58,5 +62,17 @@ impl Workers {
             desks.push(desk);
         }
         desks
+    }
+
+    /// Opens a place for watch streams on every thread that has a desk, in the same order.
+    pub(super) fn open_watching(&self, setup: Setup, clock: RealClock) -> (Vec<Arc<Watching>>, WatchInboxes) {
+        (1..=self.0.handles.len().min(MAX_DESKS - 1)).map(|number| Watching::new(number, setup, clock)).unzip()
+    }
+
+    /// Serves them.
+    pub(super) fn serve_watching(&self, node: &Arc<Node>, inboxes: WatchInboxes) {
+        for ((handle, watching), inbox) in self.0.handles.iter().zip(&node.watching).zip(inboxes) {
+            handle.spawn(watching.clone().run(node.clone(), inbox));
+        }
     }
 }

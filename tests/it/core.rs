@@ -102,6 +102,7 @@ scripts! {
     read_index_late
     read_index_new_leader
     read_index_retry
+    rejection_late
     release
     release_boundary
     restart_follower

@@ -98,7 +98,7 @@ impl Member {
                     Effect::Send(messages) => self.sent.extend(messages),
                     Effect::Persist(persist) => inputs.push(Input::Persisted(persist.number)),
                     Effect::Apply(entries) => inputs.push(Input::Applied(entries.last().expect("entries").index())),
-                    Effect::ReadReady { reads, index } => {
+                    Effect::ReadReady { reads, index, .. } => {
                         self.reads_ready.extend(reads.iter().map(|read| (read.id, index)));
                     }
                     Effect::Stop(reason) => self.stopped = Some(reason),
@@ -213,7 +213,7 @@ fn no_message_panics() {
             let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 member.receive(message);
                 member.input(Input::Tick);
-                member.input(Input::Propose(Proposal { data: "x".into(), expires: LATER }));
+                member.input(Input::Propose(Proposal { data: "x".into(), expires: LATER, term: None }));
             }));
             assert!(taken.is_ok(), "round {round}: after {history:#?}");
         }

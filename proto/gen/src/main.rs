@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let protos = root.join("protos");
     let out = root.join("src/generated");
     std::fs::create_dir_all(&out)?;
-    let files = ["mvccpb", "authpb", "rpc", "raft_internal", "raftpb", "v3lock", "v3election", "health"]
+    let files = ["mvccpb", "authpb", "rpc", "raft_internal", "raftpb", "lease", "v3lock", "v3election", "health"]
         .map(|name| protos.join(format!("{name}.proto")));
     let descriptors = protox::compile(files, [&protos])?;
     tonic_prost_build::configure()

@@ -17,7 +17,6 @@
 //! nothing acknowledged is lost               durability.rs           etcd #14370
 //! reads are not stale, or made up            stale_reads.rs          etcd #20418, thesis 6.4
 //! one order of all operations                linearizability/        Herlihy and Wing; Wing and Gong; Lowe
-//! transfers keep the sum                     invariant_sum.rs        the bank of Jepsen's tests
 //! progress                                   progress.rs             Cloudflare 2020
 //! ```
 //!
@@ -121,7 +120,6 @@ pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
         Box::new(stale_reads::StaleReads::new()),
         Box::new(linearizability::Linearizability::default()),
         Box::new(invariant_sum::InvariantSum::default()),
-        // linearizability comes here
         Box::new(progress::Progress::new(members, knobs.core_ms)),
     ]
 }

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lockstep_proto::etcdserverpb::{self as pb, InternalRaftRequest};
+use lockstep_proto::mvccpb::KeyValue;
 use lockstep_proto::raftpb;
 use prost::Message;
 
-use super::{kv, range, txn};
+use super::{kv, lease, range, txn};
 use crate::member::error::EtcdError;
+use crate::member::lease::{Change as LeaseChange, Table};
 use crate::member::membership::Membership;
 use crate::mvcc::read::Error as StoreError;
-use crate::mvcc::{Batch, Bucket, Committed, CompactProgress, Store, View};
+use crate::mvcc::{Batch, Bucket, Committed, CompactProgress, Store, View, WriteTxn};
 
 /// What the apply machine is told.
 #[derive(Debug)]
@@ -23,13 +26,17 @@ pub enum Input {
     Committed(Committed),
     /// Do a bounded piece of the compaction that is under way.
     CompactStep,
+    /// Which keys hang on this lease? Answered by an [`Effect::Reply`] of this id.
+    LeaseKeys { id: u64, lease: i64 },
 }
 
 /// What the apply machine asks of its host, to be carried out in the order given.
 #[derive(Debug)]
 pub enum Effect {
-    /// Readers get this view from now on.
-    Publish(Arc<View>),
+    /// What became of leases, for the keeper; before the view that shows it.
+    Leases(Arc<[LeaseChange]>),
+    /// Readers get this view from now on, and watchers the changes that led to it from the one before.
+    Publish { view: Arc<View>, changes: Arc<[Change]> },
     /// Everything up to here is applied and visible.
     Applied { index: u64, term: u64 },
     /// For consensus, before `Applied`.
@@ -48,6 +55,14 @@ pub enum Effect {
     Stop(String),
 }
 
+/// What one revision changed, in the order of its operations. A deletion is a `KeyValue` of key and revision alone: its
+/// `version` is 0, which no put has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    pub revision: i64,
+    pub events: Vec<KeyValue>,
+}
+
 /// The answer to one request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
@@ -63,6 +78,10 @@ pub enum Response {
     DeleteRange(pb::DeleteRangeResponse),
     Txn(pb::TxnResponse),
     Compaction(pb::CompactionResponse),
+    LeaseGrant(pb::LeaseGrantResponse),
+    LeaseRevoke(pb::LeaseRevokeResponse),
+    /// In key order.
+    LeaseKeys(Vec<Bytes>),
     /// Done, and there is nothing to say.
     Empty,
 }
@@ -75,6 +94,7 @@ const BATCH_OPERATIONS: usize = 10_000;
 /// See the head of this folder.
 pub struct Applier {
     store: Store,
+    leases: Table,
     membership: Arc<Membership>,
     applied: u64,
     applied_term: u64,
@@ -87,11 +107,16 @@ pub struct Applier {
 
 impl Applier {
     /// `store` as the disk held it.
-    pub fn new(store: Store) -> Result<Applier, StoreError> {
+    pub fn new(mut store: Store) -> Result<Applier, StoreError> {
         let membership = Arc::new(Membership::load(&store)?);
+        let attachments = store.take_attachments();
+        let records = store.bucket_scan(Bucket::Lease)?;
+        let records = records.iter().map(|(_, record)| record.as_slice());
+        let leases = Table::load(records, attachments).map_err(StoreError::Storage)?;
         let applied = store.consistent_index();
         Ok(Applier {
             store,
+            leases,
             membership,
             applied,
             applied_term: 0,
@@ -105,7 +130,8 @@ impl Applier {
     pub fn start(&mut self) -> Vec<Effect> {
         self.compact_step_due = true;
         vec![
-            Effect::Publish(self.store.publish(self.applied)),
+            Effect::Leases(self.leases.take_changes().into()),
+            Effect::Publish { view: self.store.publish(self.applied), changes: Arc::default() },
             Effect::Membership(self.membership.clone()),
             Effect::Compacting,
         ]
@@ -166,6 +192,10 @@ impl Applier {
                 step.compacting = progress != CompactProgress::Idle;
                 step.visible = true;
             }
+            Input::LeaseKeys { id, lease } => {
+                let keys = self.leases.keys(lease).ok_or(EtcdError::LeaseNotFound);
+                step.after.push(Effect::Reply(Reply { id, result: keys.map(Response::LeaseKeys) }));
+            }
         }
         Ok(())
     }
@@ -207,20 +237,28 @@ impl Applier {
 
     fn apply_request(&mut self, request: InternalRaftRequest, step: &mut Step) -> Result<(), StoreError> {
         let id = request.header.as_ref().map_or(0, |h| h.id).max(request.id);
-        let no_lease = |_: i64| false;
         let result = if let Some(put) = &request.put {
-            kv::put(&mut self.store.write(), put, &no_lease).map(Response::Put)
+            self.write(step, |w, leases| kv::put(w, put, &|id| leases.exists(id))).map(Response::Put)
         } else if let Some(read) = &request.range {
             range::range(&self.store.write(), read).map(Response::Range).map_err(Into::into)
         } else if let Some(delete) = &request.delete_range {
-            kv::delete_range(&mut self.store.write(), delete).map(Response::DeleteRange)
+            self.write(step, |w, _| kv::delete_range(w, delete)).map(Response::DeleteRange)
         } else if let Some(request) = &request.txn {
-            txn::txn(&mut self.store.write(), request, &no_lease).map(Response::Txn)
+            self.write(step, |w, leases| txn::txn(w, request, &|id| leases.exists(id))).map(Response::Txn)
         } else if let Some(compaction) = &request.compaction {
             match self.compact(compaction, id, step) {
                 Some(result) => result.map(Response::Compaction),
                 None => return Ok(()),
             }
+        } else if let Some(grant) = &request.lease_grant {
+            lease::grant(&mut self.store, &mut self.leases, grant).map(Response::LeaseGrant).map_err(Into::into)
+        } else if let Some(revoke) = &request.lease_revoke {
+            let deleted = self.write(step, |w, leases| lease::delete_keys(w, leases, revoke));
+            let revoked = deleted.map(|()| lease::revoke(&mut self.store, &mut self.leases, revoke));
+            revoked.map(Response::LeaseRevoke).map_err(Into::into)
+        } else if let Some(checkpoint) = &request.lease_checkpoint {
+            lease::checkpoint(&mut self.store, &mut self.leases, checkpoint);
+            Ok(Response::Empty)
         } else if let Some(set) = &request.cluster_member_attr_set {
             let attributes = set.member_attributes.clone().unwrap_or_default();
             self.change_membership(
@@ -254,6 +292,18 @@ impl Applier {
         };
         step.after.push(Effect::Reply(Reply { id, result }));
         Ok(())
+    }
+
+    /// One transaction. Leases follow what it changed; watchers hear of it together with the next view.
+    fn write<T>(&mut self, step: &mut Step, change: impl FnOnce(&mut WriteTxn<'_>, &Table) -> T) -> T {
+        let mut txn = self.store.write();
+        let result = change(&mut txn, &self.leases);
+        let events = txn.end();
+        self.leases.follow(&events);
+        if let Some(first) = events.first() {
+            step.changes.push(Change { revision: first.mod_revision, events });
+        }
+        result
     }
 
     /// `None` when the answer waits for the deletions.
@@ -296,9 +346,14 @@ impl Applier {
     }
 
     fn finish(&mut self, step: Step) -> Vec<Effect> {
-        let mut effects = Vec::with_capacity(step.after.len() + 3);
+        let mut effects = Vec::with_capacity(step.after.len() + 4);
+        let leases = self.leases.take_changes();
+        if !leases.is_empty() {
+            effects.push(Effect::Leases(leases.into()));
+        }
         if step.visible {
-            effects.push(Effect::Publish(self.store.publish(self.applied)));
+            let changes = step.changes.into();
+            effects.push(Effect::Publish { view: self.store.publish(self.applied), changes });
         }
         let applied = step.applied.then_some(Effect::Applied { index: self.applied, term: self.applied_term });
         effects.extend(step.conf_changes);
@@ -321,6 +376,7 @@ struct Step {
     applied: bool,
     /// There is compaction left to do.
     compacting: bool,
+    changes: Vec<Change>,
     conf_changes: Vec<Effect>,
     after: Vec<Effect>,
 }

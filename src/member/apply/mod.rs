@@ -10,8 +10,9 @@
 //! which they must be carried out: the view before the answers that promise it.
 
 pub mod kv;
+mod lease;
 mod machine;
 pub mod range;
 pub mod txn;
 
-pub use machine::{Applier, Effect, Input, Reply, Response};
+pub use machine::{Applier, Change, Effect, Input, Reply, Response};

@@ -67,6 +67,8 @@ pub struct Proposal {
     pub data: Bytes,
     /// Nobody waits for it after that.
     pub expires: Instant,
+    /// For the log only while this member leads this term: dropped otherwise, and never forwarded.
+    pub term: Option<u64>,
 }
 
 /// What consensus is told.
@@ -101,10 +103,12 @@ pub enum Effect {
     Persist(Persist),
     /// Committed, for the apply machine.
     Apply(Vec<raftpb::Entry>),
-    /// These reads may be served by a view that has applied up to `index`.
+    /// These reads may be served by a view that has applied up to `index`. `led`: the term that this member leads, whose
+    /// leadership their round has confirmed since they arrived.
     ReadReady {
         reads: Vec<ReadRequest>,
         index: u64,
+        led: Option<u64>,
     },
     Fetch(Fetch),
     /// No member needs the log up to `index`.
@@ -435,6 +439,7 @@ impl Consensus {
     /// Puts all waiting proposals into the log, or forwards them, in as few messages as can be. Without a leader they
     /// wait.
     fn propose(&mut self, now: Instant) {
+        self.drop_proposals_of_other_terms();
         sometimes!(!self.proposals.is_empty() && self.node.raft.leader_id == 0, "proposal waited for a leader");
         while !self.proposals.is_empty() && self.node.raft.leader_id != 0 && !self.stopped {
             let mut bytes = 0;
@@ -462,6 +467,14 @@ impl Consensus {
             sometimes!(self.node.raft.leader_id != self.config.id, "proposal forwarded to the leader");
         }
         self.after_raft();
+    }
+
+    fn drop_proposals_of_other_terms(&mut self) {
+        let raft = &self.node.raft;
+        let led = (raft.state == StateRole::Leader).then_some(raft.term);
+        let waiting = self.proposals.len();
+        self.proposals.retain(|p| p.term.is_none() || p.term == led);
+        sometimes!(self.proposals.len() < waiting, "proposal dropped that was bound to another term");
     }
 
     fn start_read_round(&mut self) {
@@ -548,7 +561,10 @@ impl Consensus {
                 let reads = self.reads.finish(stamp.sequence);
                 sometimes!(reads.is_empty(), "read index came after its round was given up");
                 if !reads.is_empty() {
-                    effects.push(Effect::ReadReady { reads, index: state.index });
+                    // A change of leader gives every round up: one that is finished was issued in this term.
+                    let raft = &self.node.raft;
+                    let led = (raft.state == StateRole::Leader).then_some(raft.term);
+                    effects.push(Effect::ReadReady { reads, index: state.index, led });
                 }
             }
             if writes {

@@ -3,7 +3,8 @@
 //! raft-rs trusts its peers: it panics on what no correct peer sends (an empty proposal, a forwarded request with a
 //! term), and acknowledges entries that it does not have (behind a gap, or behind a position past its log, whose term
 //! it takes for 0). One faulty peer must not stop a member or make it promise what it cannot keep, so such messages end
-//! here. Nothing a correct member of this version or an etcd sends may be refused, but snapshots.
+//! here. Nothing a correct member of this version or an etcd sends may be refused, but snapshots and what comes too
+//! late to be true.
 
 use lockstep_proto::raftpb;
 use prost::Message as _;
@@ -33,9 +34,12 @@ pub fn is_sound(message: &Message, raft: &Raft<Log>) -> bool {
         MsgPropose => !message.entries.is_empty() && message.entries.iter().all(is_proposal),
         MsgReadIndex | MsgReadIndexResp => message.entries.len() == 1,
         MsgAppend => follows_on(message) || mutation!(BatchAppend),
-        // A follower has no more than the leader sent it in this term.
         MsgAppendResponse if raft.state == StateRole::Leader && message.term == raft.term => {
-            message.index.max(message.reject_hint) <= raft.raft_log.last_index()
+            // A follower has no more than the leader sent it in this term.
+            let is_known = message.index.max(message.reject_hint) <= raft.raft_log.last_index();
+            let is_late = message.reject && is_acknowledged(message, raft);
+            sometimes!(is_late, "rejection came after its position was acknowledged");
+            is_known && !is_late
         }
         // A follower would forward it, and raft-rs panics on what it forwards with a term.
         MsgTransferLeader => raft.state == StateRole::Leader,
@@ -45,6 +49,12 @@ pub fn is_sound(message: &Message, raft: &Raft<Log>) -> bool {
         MsgSnapshot => false,
         _ => true,
     }
+}
+
+/// Whether the sender has acknowledged in this term that it has this position. raft-rs, while it probes that member,
+/// would take a rejection of it for news and go back behind what everybody has, where the log may be released.
+fn is_acknowledged(message: &Message, raft: &Raft<Log>) -> bool {
+    raft.prs().get(message.from).is_some_and(|progress| message.index <= progress.matched)
 }
 
 /// Whether these are entries that a leader can have, right behind one another and behind one that is there.

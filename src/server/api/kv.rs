@@ -139,6 +139,6 @@ fn kv_status(error: kv::KvError) -> Status {
 }
 
 /// The log answered another request: a bug, and the member says so rather than inventing an answer.
-fn unexpected(response: Applied) -> Status {
+pub(super) fn unexpected(response: Applied) -> Status {
     Status::internal(format!("the log answered with {response:?}"))
 }

@@ -3,23 +3,27 @@
 
 mod cluster;
 mod kv;
+mod lease;
 mod maintenance;
+pub mod watch;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::response::Response;
 use lockstep_proto::etcdserverpb::{
-    self as pb, cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
+    self as pb, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer, maintenance_server::MaintenanceServer,
 };
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
 
 use super::node::Node;
+use super::peer::LeaseClient;
 use crate::member::error::EtcdError;
 use crate::mvcc::read::Error as StoreError;
 
 /// What gRPC adds to a request of the permitted size.
-const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
+pub(super) const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
 /// All services, for the client listeners.
 pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
@@ -30,8 +34,10 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
         };
     }
     tonic::service::Routes::new(serve!(KvServer, kv::Kv { node: node.clone(), max_txn_ops }))
+        .add_service(serve!(LeaseServer, lease::Lease { node: node.clone(), leader: LeaseClient::default() }))
         .add_service(serve!(ClusterServer, cluster::Cluster { node: node.clone() }))
-        .add_service(serve!(MaintenanceServer, maintenance::Maintenance { node }))
+        .add_service(serve!(MaintenanceServer, maintenance::Maintenance { node: node.clone() }))
+        .add_service(watch::WatchServer { node, max_request })
         .prepare()
         .into_axum_router()
         .layer(axum::middleware::map_response(size_refusals_as_grpc_go))
@@ -52,6 +58,10 @@ async fn size_refusals_as_grpc_go(mut response: Response) -> Response {
         let _ = refusal.add_header(headers);
     }
     response
+}
+
+fn wants_leader(metadata: &MetadataMap) -> bool {
+    metadata.get("hasleader").is_some_and(|v| v == "true")
 }
 
 fn status_not_yet(what: &str) -> Status {
@@ -92,8 +102,7 @@ impl Node {
 
     /// A client may ask to be refused at once where there is no leader.
     fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let wants_leader = request.metadata().get("hasleader").is_some_and(|v| v == "true");
-        if wants_leader && self.status().leader == 0 {
+        if wants_leader(request.metadata()) && self.status().leader == 0 {
             return Err(status(EtcdError::NoLeader));
         }
         Ok(())

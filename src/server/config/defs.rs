@@ -170,7 +170,7 @@ pub const SECTIONS: &[Section] = &[
         flag("compact-hash-check-time", Duration, "1m0s", SafeNoOp, "Time between two such comparisons."),
         flag("compaction-batch-limit", Int, "1000", SafeNoOp, "Most revisions removed in one step of a compaction."),
         flag("compaction-sleep-interval", Duration, "10ms", SafeNoOp, "Pause between two steps of a compaction."),
-        flag("watch-progress-notify-interval", Duration, "10m0s", NotYet(&[]), "Time between progress notifications of an idle watch."),
+        flag("watch-progress-notify-interval", Duration, "10m0s", Works, "Time between progress notifications of an idle watch."),
         flag("bootstrap-defrag-threshold-megabytes", Uint, "0", NotYet(&[]), "Defragment at the start when it frees at least this much (0: never)."),
         flag("experimental-enable-lease-checkpoint", Bool, "false", NotYet(&[]), "Share what is left of each lease's time with the followers."),
         flag("experimental-enable-lease-checkpoint-persist", Bool, "false", NotYet(&[]), "Store what is left of each lease's time."),

@@ -27,6 +27,9 @@ const DEFAULT_INITIAL_CLUSTER: &str = "default=http://localhost:2380";
 /// Beyond it a single request holds up everybody else for too long.
 pub const RECOMMENDED_REQUEST_BYTES: u64 = 10 * 1024 * 1024;
 
+const DEFAULT_PROGRESS_INTERVAL_MS: u64 = 10 * 60 * 1000;
+const MIN_PROGRESS_INTERVAL_MS: u64 = 100;
+
 /// A start that passed every check that needs no socket and no file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -50,6 +53,7 @@ pub struct Config {
     /// 0: never ping.
     pub grpc_keepalive_interval_ms: u64,
     pub grpc_keepalive_timeout_ms: u64,
+    pub watch_progress_interval_ms: u64,
     pub socket_reuse_port: bool,
     pub pre_vote: bool,
     pub unsafe_no_fsync: bool,
@@ -142,10 +146,19 @@ fn typed(flags: &FlagSet) -> Result<Config, String> {
         max_concurrent_streams: u32::try_from(flags.u64("max-concurrent-streams")).unwrap_or(u32::MAX),
         grpc_keepalive_interval_ms: flags.duration_ms("grpc-keepalive-interval"),
         grpc_keepalive_timeout_ms: flags.duration_ms("grpc-keepalive-timeout"),
+        watch_progress_interval_ms: watch_progress_interval_ms(flags),
         socket_reuse_port: flags.bool("socket-reuse-port"),
         pre_vote: flags.bool("pre-vote"),
         unsafe_no_fsync: flags.bool("unsafe-no-fsync"),
     })
+}
+
+/// As etcd: nothing, or less, means the default, and the shortest interval is 100 ms.
+fn watch_progress_interval_ms(flags: &FlagSet) -> u64 {
+    match flags.duration_ms("watch-progress-notify-interval") {
+        0 => DEFAULT_PROGRESS_INTERVAL_MS,
+        interval => interval.max(MIN_PROGRESS_INTERVAL_MS),
+    }
 }
 
 impl Config {

@@ -138,8 +138,8 @@ pub(super) enum RequestError {
     Http(#[from] hyper::Error),
     #[error("timed out waiting for {0}")]
     TimedOut(&'static str),
-    #[error("the answer is over the limit of {MAX_ANSWER_BYTES} bytes")]
-    TooLarge,
+    #[error("the answer is over the limit of {0} bytes")]
+    TooLarge(usize),
     /// 412 with these bodies is how a peer says that it is none of ours.
     #[error("{0}")]
     Incompatible(String),
@@ -208,12 +208,17 @@ impl Drop for Link {
 
 /// Reads a short answer to its end.
 pub(super) async fn read_body(response: Response<Incoming>) -> Result<Bytes, RequestError> {
+    read_body_up_to(response, MAX_ANSWER_BYTES).await
+}
+
+/// Reads an answer to its end, which is near enough.
+pub(super) async fn read_body_up_to(response: Response<Incoming>, limit: usize) -> Result<Bytes, RequestError> {
     let mut body = response.into_body();
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
-        if bytes.len() + data.len() > MAX_ANSWER_BYTES {
-            return Err(RequestError::TooLarge);
+        if bytes.len() + data.len() > limit {
+            return Err(RequestError::TooLarge(limit));
         }
         bytes.extend_from_slice(&data);
     }

@@ -30,7 +30,7 @@ use super::identity::{
     X_ETCD_CLUSTER_ID, X_PEER_URLS, X_RAFT_TO, X_SERVER_FROM, X_SERVER_VERSION, hex, parse_hex, text,
 };
 use super::outbox::{StreamBody, StreamKind};
-use super::{READ_TIMEOUT, Refusal, Shared, client, probe};
+use super::{READ_TIMEOUT, Refusal, Shared, client, lease, probe};
 
 /// Connections at a time; a peer needs fewer than ten.
 const MAX_CONNECTIONS: usize = 1024;
@@ -107,6 +107,7 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>, remote: &str) ->
     let path = request.uri().path().to_owned();
     match path.as_str() {
         "/raft" => pipeline(&shared, request, remote).await,
+        lease::RENEW_PATH | lease::INTERNAL_PATH => lease::serve(&shared, request).await,
         "/raft/probing" => Answer::ok("text/plain; charset=utf-8", probe::answer().into_bytes()),
         "/raft/snapshot" => snapshot(&shared, &request, remote),
         "/members" => match only(Method::GET, request.method()) {
@@ -157,7 +158,7 @@ type Failure = (StatusCode, &'static str, String);
 async fn receive(shared: &Shared, body: Incoming) -> Result<(), Failure> {
     let bytes = collect(body, shared.max_message_bytes)
         .await
-        .map_err(|cause| (StatusCode::BAD_REQUEST, "error reading raft message", cause))?;
+        .map_err(|cause| (StatusCode::BAD_REQUEST, "error reading raft message", cause.to_string()))?;
     let length = bytes.len() as u64;
     let message = decode_message(bytes, shared.max_message_bytes)
         .map_err(|e| (StatusCode::BAD_REQUEST, "error unmarshalling raft message", e.to_string()))?;
@@ -289,21 +290,31 @@ fn with_cluster_id(shared: &Shared, mut answer: Response<Answer>) -> Response<An
     answer
 }
 
+/// Why a body was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("{0}")]
+    TooLarge(String),
+    #[error("{0}")]
+    Broken(String),
+}
+
 /// Reads a body of up to `limit` bytes from a peer that keeps sending.
-async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, String> {
+pub(super) async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
     if body.size_hint().lower() > limit as u64 {
-        return Err(format!("{} bytes are over the limit of {limit}", body.size_hint().lower()));
+        let said = body.size_hint().lower();
+        return Err(BodyError::TooLarge(format!("{said} bytes are over the limit of {limit}")));
     }
     let mut bytes = BytesMut::new();
     loop {
         let data = match timeout(READ_TIMEOUT, body.frame()).await {
-            Err(_) => return Err(format!("nothing came for {READ_TIMEOUT:?}")),
+            Err(_) => return Err(BodyError::Broken(format!("nothing came for {READ_TIMEOUT:?}"))),
             Ok(None) => return Ok(bytes.freeze()),
-            Ok(Some(Err(error))) => return Err(client::chain(&error)),
+            Ok(Some(Err(error))) => return Err(BodyError::Broken(client::chain(&error))),
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
         };
         if bytes.len() + data.len() > limit {
-            return Err(format!("more than the limit of {limit} bytes came"));
+            return Err(BodyError::TooLarge(format!("more than the limit of {limit} bytes came")));
         }
         bytes.extend_from_slice(&data);
     }
@@ -316,17 +327,23 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    fn ok(content_type: &'static str, body: Vec<u8>) -> Response<Answer> {
+    pub(super) fn ok(content_type: &'static str, body: Vec<u8>) -> Response<Answer> {
         let mut answer = Response::new(Answer::Full(body.into()));
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         answer
     }
 
-    /// As Go's http.Error writes it, and the connection closes.
-    fn refuse(status: StatusCode, reason: &str) -> Response<Answer> {
+    /// As Go's http.Error writes it.
+    pub(super) fn say(status: StatusCode, reason: &str) -> Response<Answer> {
         let mut answer = Answer::ok("text/plain; charset=utf-8", format!("{reason}\n").into_bytes());
         *answer.status_mut() = status;
         answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        answer
+    }
+
+    /// The same, and the connection closes.
+    pub(super) fn refuse(status: StatusCode, reason: &str) -> Response<Answer> {
+        let mut answer = Answer::say(status, reason);
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         answer
     }

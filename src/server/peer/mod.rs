@@ -11,6 +11,7 @@
 //! pipeline     POST /raft, four at a time                  probe     GET /raft/probing, every four seconds
 //! http         what a peer may ask of us                   client    what we ask of a peer outside of raft
 //! identity     headers, versions, cluster id               status    active or not, and since when
+//! lease        keep-alives and times to live, from a follower to the leader
 //! ```
 //!
 //! What this may not do: wait in [`Transport::send`], keep a message for later (what can not be sent now is dropped,
@@ -22,6 +23,7 @@ pub mod codec;
 mod conn;
 mod http;
 mod identity;
+mod lease;
 mod outbox;
 mod pipeline;
 mod probe;
@@ -43,6 +45,7 @@ use tracing::{info, warn};
 
 pub use self::client::{ClusterError, RemoteCluster, RemoteMember, Versions, get_cluster_from_peers, get_version};
 pub use self::conn::{Listener, PeerUrl, UrlError};
+pub use self::lease::{LeaseAnswer, LeaseClient, LeaseError, LeaseFuture, LeaseQuestion};
 pub use self::remote::PeerStats;
 
 use self::identity::{Identity, hex};
@@ -91,6 +94,10 @@ pub trait Handler: Send + Sync + 'static {
     fn members_json(&self) -> Vec<u8>;
     /// The body of GET /version.
     fn version_json(&self) -> Vec<u8>;
+    /// A peer asks about a lease; whoever does not lead says so.
+    fn lease(&self, _question: LeaseQuestion) -> LeaseFuture<'_> {
+        Box::pin(std::future::ready(LeaseAnswer::NotPrimary))
+    }
     /// Whether this member was removed from the cluster, forever.
     fn is_removed(&self, peer: u64) -> bool;
     /// A peer says that *we* were removed from the cluster: etcd stops the member.

@@ -11,3 +11,4 @@ pub mod process;
 pub mod small_disk;
 pub mod start;
 pub mod target;
+pub mod watch;
