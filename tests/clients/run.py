@@ -328,7 +328,7 @@ def steady(text, places):
     text = re.sub(r"<(?:lease|member|cluster):(\d+)>", lambda m: names.get(m[1], m[1]), text)
     for number, name in names.items():
         text = text.replace(number, name).replace(f"{int(number):x}", name)
-    return text
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f]", lambda m: f"\\x{ord(m[0]):02x}", text)
 
 
 # --- comparing -------------------------------------------------------------------------------------------------------

@@ -296,7 +296,8 @@ async fn watches(c: &mut Client) {
         ("watch nothing of all", "w/", o().with_filters([WatchFilterType::NoDelete, WatchFilterType::NoPut]), 0),
         ("watch with_watch_id", "w/a", o().with_watch_id(77), 3),
         ("watch with_fragment", "w/a", o().with_fragment(), 3),
-        ("watch a negative revision", "w/a", o().with_start_revision(-1), 1),
+        ("watch a negative revision", "w/a", o().with_start_revision(-1), 0),
+        ("watch a negative id", "w/a", o().with_watch_id(-1), 0),
         ("watch the compacted", "w/a", o().with_start_revision(5), 1),
     ];
     for (name, key, options, count) in past {
@@ -314,7 +315,6 @@ async fn watches(c: &mut Client) {
         ("an id", "w/s", Some(WatchOptions::new().with_watch_id(5))),
         ("the same id", "w/s", Some(WatchOptions::new().with_watch_id(5))),
         ("the next id", "w/t", None),
-        ("a negative id", "w/t", Some(WatchOptions::new().with_watch_id(-1))),
         ("a future revision", "w/s", Some(WatchOptions::new().with_start_revision(start + 6))),
         ("an empty key", "", None),
         ("a range the wrong way round", "w/t", Some(WatchOptions::new().with_range("w/a"))),
