@@ -129,8 +129,8 @@ impl Watching {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            // In any order: who is behind has a turn however much is published.
             tokio::select! {
-                biased;
                 published = inbox.0.recv() => match published {
                     Some(published) => self.take_published(published),
                     None => return,
@@ -150,6 +150,7 @@ impl Watching {
         let now = self.clock.now();
         if state.outboxes.is_empty() {
             let view = node.subscribe(self);
+            state.leaderless_since = None;
             state.step(self, now, Input::Published { view, changes: Arc::default() });
             // For the tick to begin.
             self.work.notify_one();

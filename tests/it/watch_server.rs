@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use lockstep::proto::etcdserverpb::watch_client::WatchClient;
 use lockstep::proto::etcdserverpb::watch_create_request::FilterType;
 use lockstep::proto::etcdserverpb::watch_request::RequestUnion;
 use lockstep::proto::etcdserverpb::*;
@@ -466,6 +467,58 @@ fn progress_comes_at_the_interval_that_was_set() {
         }
         let took = start.elapsed();
         assert!((Duration::from_millis(700)..Duration::from_millis(2_000)).contains(&took), "{took:?}");
+    }
+}
+
+/// Two thousand streams on ten connections, with ten watchers each: everybody hears everything, once.
+#[test]
+fn thousands_of_streams_hear_every_change() {
+    const STREAMS: usize = 200;
+    const CHANNELS: usize = 10;
+    const WATCHERS: usize = 10;
+    const PUTS: usize = 5;
+    let cluster = Cluster::start(Kind::Lockstepd, 1).expect("lockstepd is here");
+    let url = cluster.members[0].client_url();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let (ready, mut is_ready) = tokio::sync::mpsc::unbounded_channel();
+    let mut tasks = Vec::new();
+    for _ in 0..CHANNELS {
+        let endpoint = tonic::transport::Endpoint::from_shared(url.clone()).expect("a URL");
+        let channel = runtime.block_on(async { endpoint.connect_lazy() });
+        for _ in 0..STREAMS {
+            let (channel, ready) = (channel.clone(), ready.clone());
+            tasks.push(runtime.spawn(async move {
+                let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(on("a", "b"))) };
+                let requests = tokio_stream::iter(vec![create; WATCHERS]);
+                let mut stream = WatchClient::new(channel).watch(requests).await.expect("it opens").into_inner();
+                let mut heard: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+                let mut created = 0;
+                while created < WATCHERS || heard.values().any(|revisions| revisions.len() < PUTS) {
+                    let response = stream.message().await.expect("it goes on").expect("it goes on");
+                    if response.created {
+                        created += 1;
+                        heard.insert(response.watch_id, Vec::new());
+                        if created == WATCHERS {
+                            let _ = ready.send(());
+                        }
+                    }
+                    let revisions = response.events.iter().filter_map(|event| Some(event.kv.as_ref()?.mod_revision));
+                    heard.get_mut(&response.watch_id).expect("it was created before").extend(revisions);
+                }
+                heard
+            }));
+        }
+    }
+    for _ in 0..STREAMS * CHANNELS {
+        runtime.block_on(is_ready.recv()).expect("all are created");
+    }
+    let client = cluster.client(0);
+    (0..PUTS).for_each(|_| put(&client, "a", b"1"));
+    for task in tasks {
+        let heard = runtime.block_on(task).expect("it hears everything");
+        assert_eq!(heard.len(), WATCHERS);
+        assert!(heard.values().all(|revisions| *revisions == (2..2 + PUTS as i64).collect::<Vec<_>>()), "{heard:?}");
     }
 }
 

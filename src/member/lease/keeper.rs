@@ -21,9 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
-use lockstep_proto::etcdserverpb::{
-    InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest,
-};
+use lockstep_proto::etcdserverpb::{InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
 
 use super::table::Change;
 use crate::member::raft::Role;
@@ -184,9 +182,7 @@ impl Keeper {
             match *change {
                 Change::Granted { id, ttl_s, remaining_s } => self.granted(now, id, ttl_s, remaining_s),
                 Change::Revoked { id } => self.revoked(id),
-                Change::Checkpointed { id, remaining_s } => {
-                    self.checkpointed(id, remaining_s)
-                }
+                Change::Checkpointed { id, remaining_s } => self.checkpointed(id, remaining_s),
             }
         }
     }
@@ -224,8 +220,8 @@ impl Keeper {
         self.reign.as_ref().map(|reign| reign.term)
     }
 
-    /// Renews a lease. The proof is `term`: this member led it when a round of read index was confirmed that began after
-    /// the renewal had arrived; everything up to that round's index has been handed to [`Keeper::changed`].
+    /// Renews a lease. The proof is `term`: this member led it when a round of read index was confirmed that began
+    /// after the renewal had arrived; everything up to that round's index has been handed to [`Keeper::changed`].
     pub fn renew(&mut self, now: Instant, id: i64, term: u64) -> Renewal {
         if !self.prove(now, term) {
             return Renewal::NotLeader;
@@ -308,8 +304,11 @@ impl Keeper {
         if self.reign.is_none() {
             return Vec::new();
         }
-        self.scan(&mut left);
-        self.look(now, left);
+        // Half for each: a promotion must not put off what has expired already.
+        let mut to_scan = left.div_ceil(2);
+        left -= to_scan;
+        self.scan(&mut to_scan);
+        self.look(now, left + to_scan);
 
         let reign = self.reign.as_mut().expect("checked");
         let mut effects = Vec::new();
@@ -384,8 +383,7 @@ impl Keeper {
     fn granted(&mut self, now: Instant, id: i64, ttl_s: i64, remaining_s: i64) {
         self.counts.granted += 1;
         self.forget(id);
-        let mut held =
-            Held { ttl_s, remaining_s, expires_ms: 0, look_ms: 0, reign: 0, stage: Stage::Alive };
+        let mut held = Held { ttl_s, remaining_s, expires_ms: 0, look_ms: 0, reign: 0, stage: Stage::Alive };
         if let Some(reign) = &mut self.reign {
             held.reign = self.reigns;
             held.expires_ms = expiry(now, ttl_s);

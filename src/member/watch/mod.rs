@@ -1,8 +1,8 @@
 //! Watching keys: who is told what of the changes that apply publishes.
 //!
 //! [`Watchers`] is one synchronous machine, as consensus and apply are: streams, their watchers, who is up to date and
-//! who is behind. It reads no clock, waits for nobody and holds no view. Production keeps one on each thread that serves
-//! clients, the simulator one a member. What is promised:
+//! who is behind. It reads no clock, waits for nobody and holds no view. Production keeps one on each thread that
+//! serves clients, the simulator one a member. What is promised:
 //!
 //! * a watcher hears of every change of its keys from its first revision on, once, in order, all of one revision at a
 //!   time (but for fragments, which it asked for); or it is told that it will hear no more;

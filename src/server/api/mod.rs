@@ -2,6 +2,8 @@
 //! nothing else.
 
 mod cluster;
+mod counted;
+mod health;
 mod kv;
 mod lease;
 mod maintenance;
@@ -12,8 +14,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::response::Response;
 use lockstep_proto::etcdserverpb::{
-    self as pb, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer, maintenance_server::MaintenanceServer,
+    self as pb, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+    maintenance_server::MaintenanceServer,
 };
+use lockstep_proto::health::health_server::HealthServer;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
 
@@ -25,9 +29,19 @@ use crate::mvcc::read::Error as StoreError;
 /// What gRPC adds to a request of the permitted size.
 pub(super) const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
+/// The largest message that the services take.
+pub fn max_message_bytes(node: &Node) -> usize {
+    node.max_request_bytes.saturating_add(GRPC_OVERHEAD_BYTES)
+}
+
+/// The refusal of whoever asks for more than there is room for.
+pub fn too_many_requests() -> Status {
+    status(EtcdError::TooManyRequests)
+}
+
 /// All services, for the client listeners.
 pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
-    let max_request = node.max_request_bytes.saturating_add(GRPC_OVERHEAD_BYTES);
+    let max_request = max_message_bytes(&node);
     macro_rules! serve {
         ($server:ident, $service:expr) => {
             $server::new($service).max_decoding_message_size(max_request).max_encoding_message_size(i32::MAX as usize)
@@ -38,9 +52,11 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
         .add_service(serve!(ClusterServer, cluster::Cluster { node: node.clone() }))
         .add_service(serve!(MaintenanceServer, maintenance::Maintenance { node: node.clone() }))
         .add_service(watch::WatchServer { node, max_request })
+        .add_service(serve!(HealthServer, health::Health))
         .prepare()
         .into_axum_router()
         .layer(axum::middleware::map_response(size_refusals_as_grpc_go))
+        .layer(axum::middleware::from_fn(counted::count))
 }
 
 /// tonic refuses a message that is too large as `OutOfRange`, in words of its own; clients of etcd know Go's.

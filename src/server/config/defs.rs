@@ -18,6 +18,11 @@ pub fn find(name: &str) -> Option<FlagDef> {
     all().find(|def| def.name == name)
 }
 
+/// The names that a flag had while it was experimental.
+pub fn former_names(name: &str) -> impl Iterator<Item = &'static str> {
+    EXPERIMENTAL.iter().filter(move |(_, target)| *target == name).map(|(former, _)| *former)
+}
+
 /// Every flag, sorted by name: the order in which etcd reads the environment.
 pub fn by_name() -> Vec<FlagDef> {
     let mut defs: Vec<FlagDef> = all().collect();
@@ -69,7 +74,7 @@ pub const SECTIONS: &[Section] = &[
         flag("raft-read-timeout", Duration, "5s", SafeNoOp, "Read timeout of connections between members (at least 5s)."),
         flag("raft-write-timeout", Duration, "5s", SafeNoOp, "Write timeout of connections between members (at least 5s)."),
         flag("memory-mlock", Bool, "false", NotYet(&[]), "Lock the store's pages in memory."),
-        flag("enable-grpc-gateway", Bool, "true", SafeNoOp, "Serve the JSON gateway."),
+        flag("enable-grpc-gateway", Bool, "true", Works, "Serve the JSON gateway."),
         flag("feature-gates", Text, "", NotYet(&[]), "Features to switch, as 'Name=true|false' pairs."),
         flag("config-file", Text, "", NotYet(&[]), "Read the configuration from a YAML file, ignoring flags and variables."),
         flag("version", Bool, "false", Works, "Print the version and exit."),
@@ -133,8 +138,8 @@ pub const SECTIONS: &[Section] = &[
         flag("cipher-suites", List, "", NotYet(&[]), "TLS cipher suites to offer."),
         flag("tls-min-version", OneOf(&["TLS1.2", "TLS1.3", ""]), "TLS1.2", NotYet(&[]), "Oldest TLS to speak."),
         flag("tls-max-version", OneOf(&["", "TLS1.2", "TLS1.3"]), "", NotYet(&[]), "Newest TLS to speak."),
-        flag("cors", Origins, "*", NotYet(&[""]), "Origins that browsers may call from."),
-        flag("host-whitelist", List, "*", NotYet(&[""]), "Host names accepted in HTTP requests without TLS."),
+        flag("cors", Origins, "*", Works, "Origins that browsers may call from."),
+        flag("host-whitelist", List, "*", Works, "Host names accepted in HTTP requests without TLS."),
     ] },
     Section { title: "Auth", flags: &[
         flag("auth-token", Text, "simple", NotYet(&[]), "Kind of token: 'simple', or 'jwt' with its options."),
@@ -142,9 +147,9 @@ pub const SECTIONS: &[Section] = &[
         flag("auth-token-ttl", Uint, "300", NotYet(&[]), "Seconds a token lives."),
     ] },
     Section { title: "Profiling and monitoring", flags: &[
-        flag("enable-pprof", Bool, "false", NotYet(&[]), "Serve profiles under /debug/pprof/."),
-        flag("metrics", Text, "basic", NotYet(&[]), "'basic', or 'extensive' for histograms of every gRPC method."),
-        flag("listen-metrics-urls", Urls, "", NotYet(&[]), "More URLs that serve metrics and health."),
+        flag("enable-pprof", Bool, "false", Works, "Serve profiles under /debug/pprof/."),
+        flag("metrics", Text, "basic", Works, "'basic', or 'extensive' for histograms of every gRPC method."),
+        flag("listen-metrics-urls", Urls, "", Works, "More URLs that serve metrics and health."),
         flag("enable-distributed-tracing", Bool, "false", NotYet(&[]), "Send traces by OpenTelemetry."),
         flag("distributed-tracing-address", Text, "localhost:4317", SafeNoOp, "Collector of traces."),
         flag("distributed-tracing-service-name", Text, "etcd", SafeNoOp, "Name of the traced service."),
@@ -172,8 +177,8 @@ pub const SECTIONS: &[Section] = &[
         flag("compaction-sleep-interval", Duration, "10ms", SafeNoOp, "Pause between two steps of a compaction."),
         flag("watch-progress-notify-interval", Duration, "10m0s", Works, "Time between progress notifications of an idle watch."),
         flag("bootstrap-defrag-threshold-megabytes", Uint, "0", NotYet(&[]), "Defragment at the start when it frees at least this much (0: never)."),
-        flag("experimental-enable-lease-checkpoint", Bool, "false", NotYet(&[]), "Share what is left of each lease's time with the followers."),
-        flag("experimental-enable-lease-checkpoint-persist", Bool, "false", NotYet(&[]), "Store what is left of each lease's time."),
+        flag("experimental-enable-lease-checkpoint", Bool, "false", SafeNoOp, "Share what is left of each lease's time with the followers: always done here."),
+        flag("experimental-enable-lease-checkpoint-persist", Bool, "false", SafeNoOp, "Store what is left of each lease's time: always done here."),
         flag("experimental-stop-grpc-service-on-defrag", Bool, "false", NotYet(&[]), "Refuse requests while defragmenting."),
         flag("experimental-txn-mode-write-with-shared-buffer", Bool, "true", SafeNoOp, "An optimisation of etcd's store."),
     ] },

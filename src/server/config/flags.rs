@@ -228,7 +228,8 @@ impl FlagSet {
     /// # Panics
     /// When the table has no such flag: a mistake in this program.
     pub fn text(&self, name: &str) -> &str {
-        match self.values.get(name) {
+        let set = self.values.get(name).or_else(|| defs::former_names(name).find_map(|name| self.values.get(name)));
+        match set {
             Some((value, _)) => value,
             None => defs::find(name).unwrap_or_else(|| panic!("no flag --{name} in the table")).default,
         }

@@ -50,7 +50,9 @@ pub enum LeaseQuestion {
 /// What the member answers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LeaseAnswer {
-    Renewed { ttl_s: i64 },
+    Renewed {
+        ttl_s: i64,
+    },
     TimeToLive(LeaseTimeToLiveResponse),
     NotFound,
     /// This member does not lead.
