@@ -39,13 +39,9 @@ fn connect(url: &str) -> TcpStream {
 fn ask(url: &str, method: &str, path: &str, more: &str, body: &[u8]) -> Answer {
     let mut stream = connect(url);
     let host = if more.to_ascii_lowercase().contains("host:") { "" } else { "Host: localhost\r\n" };
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: {}\r\n{more}\r\n",
-        body.len()
-    )
-    .expect("the request is sent");
-    stream.write_all(body).expect("the body is sent");
+    let head = format!("{method} {path} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: {}\r\n", body.len());
+    // In one piece: etcd may close on a body that comes after its answer.
+    stream.write_all(&[head.as_bytes(), more.as_bytes(), b"\r\n", body].concat()).expect("the request is sent");
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("the answer is read");
     let text = String::from_utf8(bytes).expect("the answer is text");

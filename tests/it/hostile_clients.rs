@@ -178,7 +178,7 @@ fn rude_clients_leave_others_served() {
         let grown = resident_bytes(pid).saturating_sub(before);
         println!("{name}: another client was served in {took:?}, resident memory grew by {} KiB", grown >> 10);
         assert_eq!(status, 200, "{name}");
-        assert!(took < Duration::from_secs(2), "{name}: {took:?}");
+        assert!(took < Duration::from_secs(5), "{name}: {took:?}");
         assert!(grown < MORE_MEMORY_BYTES, "{name}: {grown} bytes more");
         drop(held);
     }

@@ -174,7 +174,6 @@ fn what_happens_is_counted() {
         ("etcd_mvcc_delete_total".to_owned(), 1.0),
         ("etcd_mvcc_range_total".to_owned(), 1.0),
         ("etcd_debugging_mvcc_current_revision".to_owned(), 6.0),
-        ("etcd_server_proposals_applied_total".to_owned(), 7.0),
         (of("grpc_server_started_total", "Put", ""), 5.0),
         (of("grpc_server_msg_received_total", "Put", ""), 5.0),
         (of("grpc_server_msg_sent_total", "Put", ""), 5.0),
@@ -183,6 +182,8 @@ fn what_happens_is_counted() {
     ] {
         assert_eq!(grew(&sample), by, "{sample}");
     }
+    // The member proposes something itself now and then.
+    assert!(grew("etcd_server_proposals_applied_total") >= 7.0);
     assert!(grew("etcd_network_client_grpc_received_bytes_total") >= 5.0 * 8.0);
     assert!(grew("etcd_disk_wal_fsync_duration_seconds_count") >= 7.0);
     for (sample, value) in [

@@ -56,20 +56,20 @@ pub fn router(services: Router, max_message_bytes: usize) -> Router {
         .with_state(gateway)
 }
 
-async fn not_found() -> Response {
-    plain(StatusCode::NOT_FOUND, "Not Found\n".to_owned())
+async fn not_found(request: Request) -> Response {
+    after(request, plain(StatusCode::NOT_FOUND, "Not Found\n".to_owned())).await
 }
 
 async fn handle(State(gateway): State<Gateway>, Path(path): Path<String>, request: Request) -> Response {
     let Some((_, grpc_path)) = routes::ROUTES.iter().find(|(known, _)| *known == path) else {
-        return after(request, not_found().await).await;
+        return not_found(request).await;
     };
     if request.method() != HttpMethod::POST {
         let refused = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned());
         return after(request, refused).await;
     }
     METRICS.gateway_requests.inc();
-    let Some(method) = Method::find(grpc_path) else { return not_found().await };
+    let Some(method) = Method::find(grpc_path) else { return not_found(request).await };
     match gateway.answer(method, request).await {
         Ok(response) => response,
         Err(status) => refusal(&status),
