@@ -8,6 +8,8 @@ mod http;
 #[path = "it/util/mod.rs"]
 mod util;
 
+#[path = "it/metrics.rs"]
+mod metrics;
 #[path = "it/mvcc.rs"]
 mod mvcc;
 
@@ -30,10 +32,16 @@ mod durability;
 mod explain;
 #[path = "it/faults.rs"]
 mod faults;
+#[path = "it/gateway.rs"]
+mod gateway;
+#[path = "it/hostile_clients.rs"]
+mod hostile_clients;
 #[path = "it/hostile_peers.rs"]
 mod hostile_peers;
 #[path = "it/kv.rs"]
 mod kv;
+#[path = "it/lease.rs"]
+mod lease;
 #[path = "it/linearizability.rs"]
 mod linearizability;
 #[path = "it/long_ranges.rs"]
@@ -72,6 +80,8 @@ mod zoo;
 mod authority;
 #[path = "it/ctl_conformance.rs"]
 mod ctl_conformance;
+#[path = "it/lock.rs"]
+mod lock;
 #[cfg(feature = "server")]
 #[path = "it/mvcc_oracle.rs"]
 mod mvcc_oracle;

@@ -326,7 +326,7 @@ fn finished(tree: &Tree) -> Vec<String> {
 }
 
 fn tests_apart(tree: &Tree) -> Vec<String> {
-    let product = ["src/", "sim/src/", "proto/src/", "tests/bench/src/"];
+    let product = ["src/", "sim/src/", "proto/src/", "tests/bench/src/", "tests/clients/"];
     let files = tree.rust().filter(|f| product.iter().any(|folder| f.path.starts_with(folder)));
     files.flat_map(|file| file.code_with(&["#[cfg(test)]", "#[test]", "#[tokio::test"])).collect()
 }
@@ -338,7 +338,7 @@ fn no_orphans(tree: &Tree) -> Vec<String> {
         let parts: Vec<&str> = file.path.trim_end_matches(".rs").split('/').collect();
         let is_declared = match parts.as_slice() {
             ["src" | "sim", .., "lib"] | ["src", "bin", _] | ["sim", "src", "bin", _] | ["tests", "it"] => true,
-            ["tests", rest @ ..] if rest[0] != "bench" => {
+            ["tests", rest @ ..] if !["bench", "clients"].contains(&rest[0]) => {
                 let paths = [rest.join("/"), rest[rest.len().min(2) - 1..].join("/")].map(|p| format!("\"{p}.rs\""));
                 let parent = format!("tests/{}/mod.rs", rest[..rest.len() - 1].join("/"));
                 let name = format!("mod {};", rest[rest.len() - 1]);

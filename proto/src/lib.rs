@@ -5,6 +5,8 @@
 
 #![allow(clippy::all, missing_docs)]
 
+pub mod schema;
+
 pub mod mvccpb {
     include!("generated/mvccpb.rs");
 }

@@ -88,6 +88,11 @@ impl Operation {
         matches!(self, Operation::Get { serializable: true, .. } | Operation::Range { serializable: true, .. })
     }
 
+    /// Whether a member that answers it can reach a majority. A compaction may rightly be refused.
+    pub fn shows_progress(&self) -> bool {
+        !self.is_serializable() && !matches!(self, Operation::Compact { .. })
+    }
+
     /// The keys and the values that it would write there, if it succeeds; `None` deletes.
     pub fn writes(&self) -> Vec<(&str, Option<&str>)> {
         match self {

@@ -73,6 +73,16 @@ pub const REQUIRED: &[&str] = &[
 
 /// Marks that may stay at zero.
 pub const OTHERS: &[&str] = &[
+    // Leases.
+    "leader's leases lost their clock",
+    "renewal came after its lease had expired",
+    "renewal waited for its lease's checkpoint to be set back",
+    "round before a revocation asked for again",
+    "round before a revocation confirmed too late",
+    "expired leases revoked",
+    "lease checkpointed",
+    "checkpoint of a former lease set back",
+    "proposal dropped that was bound to another term",
     "rot refused in front of a mark",
     // A coincidence of few milliseconds.
     "answer to a read of a former life dropped",

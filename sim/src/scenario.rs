@@ -235,8 +235,9 @@ impl Reader {
             return Err(format!("{name:?} belongs above the first event"));
         }
         let knob = if name == "knob" { words.word("the knob's name")? } else { "" };
+        let said = format!("{name} {}", clip(knob)).trim_end().to_owned();
         if let Some(before) = self.said.insert(format!("{name} {knob}"), number) {
-            return Err(format!("{name} {} was said before, in line {before}", clip(knob)));
+            return Err(format!("{said} was said before, in line {before}"));
         }
         match name {
             "members" => {

@@ -78,6 +78,8 @@ pub struct Span {
     pub to_us: Option<u64>,
     pub operation: Operation,
     pub outcome: Option<Outcome>,
+    /// When the client heard the outcome, which may be that nobody knows.
+    pub told_us: Option<u64>,
     pub line: u64,
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use lockstep_proto::etcdserverpb::cluster_client::ClusterClient;
 use lockstep_proto::etcdserverpb::kv_client::KvClient;
+use lockstep_proto::etcdserverpb::lease_client::LeaseClient;
 use lockstep_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use lockstep_proto::etcdserverpb::*;
 use prost::Message;
@@ -36,7 +37,7 @@ const HEAD_START: Duration = Duration::from_millis(100);
 pub struct Settings {
     pub endpoints: Vec<String>,
     command_timeout: Duration,
-    dialing: Dialing,
+    pub(super) dialing: Dialing,
 }
 
 impl Settings {
@@ -141,7 +142,7 @@ impl Client {
     /// When a call that starts now has to be over.
     pub fn deadline(&self) -> Instant {
         let now = Instant::now();
-        now.checked_add(self.settings.command_timeout).unwrap_or(now + Duration::from_secs(86_400 * 365))
+        now.checked_add(self.settings.command_timeout).unwrap_or_else(never)
     }
 
     pub fn range(&self, request: RangeRequest) -> Result<RangeResponse, Failure> {
@@ -163,6 +164,26 @@ impl Client {
 
     pub fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Failure> {
         self.run(Repeat::No, request, async |channel, request| kv(channel).compact(request).await)
+    }
+
+    pub fn lease_grant(&self, ttl_s: i64) -> Result<LeaseGrantResponse, String> {
+        runtime().block_on(self.lease_grant_until(self.deadline(), ttl_s))
+    }
+
+    pub fn lease_revoke(&self, id: i64) -> Result<LeaseRevokeResponse, String> {
+        let send = async |channel, request| lease(channel).lease_revoke(request).await;
+        runtime().block_on(self.call(self.deadline(), Repeat::Yes, LeaseRevokeRequest { id }, send))
+    }
+
+    /// etcdctl gives this call and the next no time limit; here they have the command's.
+    pub fn lease_time_to_live(&self, id: i64, keys: bool) -> Result<LeaseTimeToLiveResponse, String> {
+        let send = async |channel, request| lease(channel).lease_time_to_live(request).await;
+        runtime().block_on(self.call(self.deadline(), Repeat::Yes, LeaseTimeToLiveRequest { id, keys }, send))
+    }
+
+    pub fn leases(&self) -> Result<LeaseLeasesResponse, String> {
+        let send = async |channel, request| lease(channel).lease_leases(request).await;
+        runtime().block_on(self.call(self.deadline(), Repeat::Yes, LeaseLeasesRequest {}, send))
     }
 
     pub fn member_list(&self) -> Result<MemberListResponse, Failure> {
@@ -206,6 +227,58 @@ impl Client {
             client.alarm(request).await
         });
         Ok(answer.await?.alarms)
+    }
+
+    /// What follows is for commands that wait for several things at once; errors are the final texts.
+    pub async fn range_until(&self, deadline: Instant, request: RangeRequest) -> Result<RangeResponse, String> {
+        self.call(deadline, Repeat::Yes, request, async |channel, request| kv(channel).range(request).await).await
+    }
+
+    pub async fn put_until(&self, deadline: Instant, request: PutRequest) -> Result<PutResponse, String> {
+        self.call(deadline, Repeat::No, request, async |channel, request| kv(channel).put(request).await).await
+    }
+
+    pub async fn txn_until(&self, deadline: Instant, request: TxnRequest) -> Result<TxnResponse, String> {
+        self.call(deadline, Repeat::No, request, async |channel, request| kv(channel).txn(request).await).await
+    }
+
+    pub async fn delete_range_until(
+        &self,
+        deadline: Instant,
+        request: DeleteRangeRequest,
+    ) -> Result<DeleteRangeResponse, String> {
+        let send = async |channel, request| kv(channel).delete_range(request).await;
+        self.call(deadline, Repeat::No, request, send).await
+    }
+
+    pub async fn compact_until(
+        &self,
+        deadline: Instant,
+        request: CompactionRequest,
+    ) -> Result<CompactionResponse, String> {
+        self.call(deadline, Repeat::No, request, async |channel, request| kv(channel).compact(request).await).await
+    }
+
+    pub async fn lease_grant_until(&self, deadline: Instant, ttl_s: i64) -> Result<LeaseGrantResponse, String> {
+        let request = LeaseGrantRequest { ttl: ttl_s, id: 0 };
+        let send = async |channel, request| lease(channel).lease_grant(request).await;
+        self.call(deadline, Repeat::Yes, request, send).await
+    }
+
+    /// Asks one endpoint.
+    pub async fn defragment_until(&self, deadline: Instant, endpoint: &str) -> Result<DefragmentResponse, String> {
+        let send = async |channel, request| maintenance(channel).defragment(request).await;
+        self.at(endpoint).call(deadline, Repeat::Yes, DefragmentRequest {}, send).await
+    }
+
+    /// A connection for a stream, however long it takes to get one.
+    pub async fn connection(&self) -> Channel {
+        loop {
+            if let Ok(channel) = self.channel(&Arc::default()).await {
+                return channel;
+            }
+            sleep(BACKOFF).await;
+        }
     }
 
     fn run<Q: Message + Clone, A, F>(
@@ -288,7 +361,7 @@ impl Client {
     }
 
     /// A failure of the connection, not of the server, becomes `Unavailable`, and another endpoint's turn.
-    fn look_at(&self, status: Status) -> Status {
+    pub fn look_at(&self, status: Status) -> Status {
         let Some(mut cause) = std::error::Error::source(&status) else { return status };
         while let Some(deeper) = cause.source() {
             cause = deeper;
@@ -359,6 +432,10 @@ fn kv(channel: Channel) -> KvClient<Channel> {
     KvClient::new(channel).max_decoding_message_size(usize::MAX)
 }
 
+fn lease(channel: Channel) -> LeaseClient<Channel> {
+    LeaseClient::new(channel).max_decoding_message_size(usize::MAX)
+}
+
 fn maintenance(channel: Channel) -> MaintenanceClient<Channel> {
     MaintenanceClient::new(channel).max_decoding_message_size(usize::MAX)
 }
@@ -371,6 +448,19 @@ fn final_text(status: &Status, deadline: Instant) -> String {
         _ if over => "context deadline exceeded".into(),
         _ => rpc_error(status),
     }
+}
+
+/// What the end of a stream says.
+pub fn stream_error(status: &Status) -> String {
+    match status.message() {
+        known if known.starts_with("etcdserver: ") => known.to_string(),
+        _ => rpc_error(status),
+    }
+}
+
+/// When a call without a time limit has to be over.
+pub fn never() -> Instant {
+    Instant::now() + Duration::from_secs(86_400 * 365)
 }
 
 fn rpc_error(status: &Status) -> String {

@@ -176,7 +176,7 @@ async fn dial_tcp(text: &str, limit: Option<Duration>) -> Result<Stream, String>
 }
 
 /// "Connection refused (os error 111)" as Go says it: "connection refused".
-fn errno_text(why: &dyn Display) -> String {
+pub fn errno_text(why: &dyn Display) -> String {
     let text = why.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut chars = text.chars();

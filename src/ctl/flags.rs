@@ -102,13 +102,20 @@ pub struct Flags {
     values: BTreeMap<&'static str, Value>,
     changed: BTreeMap<&'static str, bool>,
     pub args: Vec<Vec<u8>>,
+    /// How many of them came before a `--`, if there was one.
+    pub before_dash: Option<usize>,
 }
 
 impl Flags {
     /// The defaults of these tables. `-h, --help` is known everywhere.
     pub fn new(tables: &[&'static [Flag]]) -> Flags {
-        let mut flags =
-            Flags { known: Vec::new(), values: BTreeMap::new(), changed: BTreeMap::new(), args: Vec::new() };
+        let mut flags = Flags {
+            known: Vec::new(),
+            values: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            args: Vec::new(),
+            before_dash: None,
+        };
         for flag in tables.iter().flat_map(|table| table.iter()).chain([&HELP]) {
             let value = Value::parse(flag.kind, flag.default.as_bytes()).expect("a flag's default parses");
             flags.values.insert(flag.name, value);
@@ -117,12 +124,20 @@ impl Flags {
         flags
     }
 
+    /// Flags that only the environment can set.
+    pub fn know_variables(&mut self, flags: &'static [Flag]) {
+        for flag in flags {
+            self.values.insert(flag.name, Value::Text(flag.default.into()));
+        }
+    }
+
     /// Reads a command line: flags and arguments in any order, everything after `--` is an argument.
     pub fn parse(&mut self, args: &[Vec<u8>]) -> Result<(), String> {
         let mut rest = args;
         while let Some((arg, tail)) = rest.split_first() {
             rest = tail;
             if arg.as_slice() == b"--" {
+                self.before_dash = Some(self.args.len());
                 self.args.extend_from_slice(rest);
                 return Ok(());
             }

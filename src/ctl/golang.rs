@@ -156,6 +156,11 @@ pub fn format_duration(ns: i64) -> String {
     }
 }
 
+/// A lease's id as it is shown: sixteen hexadecimal places, of which a sign takes one.
+pub fn hex16(id: i64) -> String {
+    if id < 0 { format!("-{:015x}", id.unsigned_abs()) } else { format!("{id:016x}") }
+}
+
 /// Go's `time.ParseDuration`, in nanoseconds, with Go's error texts.
 pub fn parse_duration(text: &str) -> Result<i64, String> {
     let invalid = || format!("time: invalid duration {}", quote(text.as_bytes()));

@@ -5,11 +5,17 @@
 
 pub mod client;
 pub mod commands;
+pub mod complete;
+pub mod concurrency;
 pub mod dial;
+pub mod exec;
 pub mod flags;
 pub mod golang;
 pub mod printer;
+pub mod progress;
+pub mod session;
 pub mod tree;
+pub mod watch;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -17,7 +23,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use commands::{compaction, del, endpoint, get, member, put, txn, version as version_command};
+use commands::{
+    check, compaction, completion, del, elect, endpoint, get, lease, lock, member, put, txn,
+    version as version_command, watch as watch_command,
+};
 use flags::{Flag, Flags, Kind, flag, flag_short};
 use printer::Printer;
 use tree::Command;
@@ -34,6 +43,8 @@ pub mod code {
     pub const INVALID_INPUT: u8 = 3;
     /// A known flag with a value that does not exist.
     pub const BAD_FEATURE: u8 = 4;
+    /// The server ended what should go on.
+    pub const INTERRUPTED: u8 = 5;
     pub const BAD_ARGS: u8 = 128;
 }
 
@@ -115,6 +126,12 @@ pub fn program_name(argv0: Option<OsString>) -> String {
 
 fn execute(program: &str, args: Vec<Vec<u8>>) -> Result<(), Failure> {
     let root = root();
+    if let Some((name, words)) = args.split_first()
+        && name == complete::COMMAND.as_bytes()
+    {
+        emit(&complete::candidates(root, words));
+        return Ok(());
+    }
     let found = tree::find(root, program, &args).map_err(|text| {
         // Twice, as cobra and then etcdctl say it.
         say_error(&format!("Error: {text}\nRun '{program} --help' for usage."));
@@ -151,6 +168,18 @@ fn execute(program: &str, args: Vec<Vec<u8>>) -> Result<(), Failure> {
 pub fn emit(bytes: &[u8]) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+/// Writes to standard output what a command prints that goes on. It ends with its reader, as a Go program does.
+pub fn emit_live(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(bytes).and_then(|()| out.flush()).is_err_and(|why| why.kind() == std::io::ErrorKind::BrokenPipe) {
+        // SAFETY: both calls are safe at any time; the process ends in the second.
+        unsafe {
+            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+            libc::raise(libc::SIGPIPE);
+        }
+    }
 }
 
 /// Writes a line to standard error.
@@ -272,17 +301,32 @@ static CHILDREN: &[Command] = &[
         )
     },
     later("move-leader", "Hands the leadership to another member"),
-    later("watch", "Watches keys"),
+    Command {
+        flags: watch_command::FLAGS,
+        long: watch_command::LONG,
+        ..leaf(
+            "watch",
+            "[options] [key or prefix] [range_end] [--] [exec-command arg1 arg2 ...]",
+            "Watches keys",
+            Action::Run(watch_command::run),
+        )
+    },
     leaf("version", "", "Prints the version", Action::Run(version_command::run)),
     group(
         "lease",
         "Leases",
         &[
-            later("grant", "Grants a lease"),
-            later("revoke", "Revokes a lease"),
-            later("timetolive", "Shows a lease"),
-            later("list", "Lists all leases"),
-            later("keep-alive", "Keeps a lease alive"),
+            leaf("grant", "<ttl>", "Grants a lease", Action::Run(lease::grant)),
+            leaf("revoke", "<leaseID>", "Revokes a lease", Action::Run(lease::revoke)),
+            Command {
+                flags: lease::TIMETOLIVE_FLAGS,
+                ..leaf("timetolive", "<leaseID> [options]", "Shows a lease", Action::Run(lease::timetolive))
+            },
+            leaf("list", "", "Lists all leases", Action::Run(lease::list)),
+            Command {
+                flags: lease::KEEP_ALIVE_FLAGS,
+                ..leaf("keep-alive", "[options] <leaseID>", "Keeps a lease alive", Action::Run(lease::keepalive))
+            },
         ],
     ),
     group(
@@ -309,8 +353,15 @@ static CHILDREN: &[Command] = &[
         ],
     ),
     later("make-mirror", "Mirrors keys to another cluster"),
-    later("lock", "Acquires a named lock"),
-    later("elect", "Takes part in an election"),
+    Command {
+        flags: lock::FLAGS,
+        long: lock::LONG,
+        ..leaf("lock", "<lockname> [exec-command arg1 arg2 ...]", "Acquires a named lock", Action::Run(lock::run))
+    },
+    Command {
+        flags: elect::FLAGS,
+        ..leaf("elect", "<election-name> [proposal]", "Takes part in an election", Action::Run(elect::run))
+    },
     group(
         "auth",
         "Authentication",
@@ -348,7 +399,26 @@ static CHILDREN: &[Command] = &[
     group(
         "check",
         "Checks of the cluster",
-        &[later("perf", "Checks the cluster's speed"), later("datascale", "Checks the memory a data size takes")],
+        &[
+            Command {
+                flags: check::PERF_FLAGS,
+                ..leaf("perf", "[options]", "Checks the cluster's speed", Action::Run(check::perf))
+            },
+            Command {
+                flags: check::DATASCALE_FLAGS,
+                long: check::DATASCALE_LONG,
+                ..leaf("datascale", "[options]", "Checks the memory a data size takes", Action::Run(check::datascale))
+            },
+        ],
     ),
+    Command {
+        long: completion::LONG,
+        ..leaf(
+            "completion",
+            "[bash|zsh|fish|powershell]",
+            "Prints a completion script for a shell",
+            Action::Run(completion::run),
+        )
+    },
     leaf("help", "[command]", "Help about any command", Action::Help),
 ];

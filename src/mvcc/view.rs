@@ -76,6 +76,11 @@ impl View {
         self.stamp.live.bytes
     }
 
+    /// How many keys exist, by the newest state rather than by this view's.
+    pub fn key_count(&self) -> usize {
+        self.index.len()
+    }
+
     /// At most `limit` rows from `from` on, in the order of their revisions, as far as this view sees. What a snapshot
     /// copies. Rows that a compaction is still removing may or may not be there; `Compacted` when `from` is positive
     /// and lies below the compaction.

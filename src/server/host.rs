@@ -22,6 +22,7 @@ use std::time::{Duration, Instant as StdInstant};
 use lockstep_proto::raftpb;
 
 use super::leases;
+use super::metrics::METRICS;
 use super::node::Node;
 use crate::member::apply::{self, Applier};
 use crate::member::boot::Booted;
@@ -259,6 +260,9 @@ impl ConsensusThread {
                 }
             }
             let now = StdInstant::now();
+            if now > next_tick + 2 * self.pace.tick && self.node.status().leader == self.node.member_id {
+                METRICS.heartbeat_send_failures.inc();
+            }
             if now >= next_tick {
                 inputs.push(Input::Tick);
                 // A process that was paused ticks on from now; the ticks it missed are gone.
@@ -364,6 +368,7 @@ impl LogThread {
             let started = StdInstant::now();
             self.wal.sync()?;
             self.last_sync = started.elapsed();
+            METRICS.wal_fsync_seconds.observe(self.last_sync.as_secs_f64());
             self.synced_entries = entries;
             self.consensus.consensus(Input::Persisted(number));
             self.order_spare();
@@ -397,6 +402,9 @@ impl LogThread {
         }
     }
 }
+
+/// etcd's `--warning-apply-duration`.
+const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 enum ToApply {
     Input(apply::Input),
@@ -445,7 +453,12 @@ impl ApplyThread {
                 inputs.push(apply::Input::CompactStep);
             }
             let mut replies = Vec::new();
-            for effect in self.applier.step(inputs) {
+            let started = StdInstant::now();
+            let effects = self.applier.step(inputs);
+            if started.elapsed() > SLOW_APPLY {
+                METRICS.slow_apply.inc();
+            }
+            for effect in effects {
                 match effect {
                     // They come last, and leave together.
                     apply::Effect::Reply(reply) => replies.push(reply),
@@ -464,7 +477,10 @@ impl ApplyThread {
         use apply::Effect;
         match effect {
             Effect::Leases(changes) => self.node.leases_changed(&changes),
-            Effect::Publish { view, changes } => self.node.publish(view, changes),
+            Effect::Publish { view, changes } => {
+                METRICS.applied(&changes);
+                self.node.publish(view, changes);
+            }
             Effect::Applied { index, .. } => self.consensus.consensus(Input::Applied(index)),
             Effect::ConfChange(change) => self.consensus.consensus(Input::ConfChange(change)),
             Effect::Membership(membership) => self.node.set_membership(membership),
@@ -488,8 +504,10 @@ struct BackendThread {
 impl BackendThread {
     fn run(mut self, inbox: Receiver<Arc<Batch>>) {
         while let Ok(batch) = inbox.recv() {
+            let started = StdInstant::now();
             match self.backend.commit(&batch) {
                 Ok(committed) => {
+                    METRICS.backend_commit_seconds.observe(started.elapsed().as_secs_f64());
                     let _ = self.apply.send(ToApply::Input(apply::Input::Committed(committed)));
                 }
                 Err(error) => {

@@ -13,6 +13,7 @@ pub mod http;
 mod leases;
 pub mod listen;
 pub mod log;
+pub mod metrics;
 pub mod node;
 pub mod peer;
 mod peers;

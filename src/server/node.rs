@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::desk::{Answers, Desk, Granted, Sorted};
 use super::host::{Mailbox, RealClock};
 use super::leases::Leases;
+use super::metrics::METRICS;
 use super::watching::Watching;
 use crate::member::apply::{self, Change, Reply, Response};
 use crate::member::error::EtcdError;
@@ -62,6 +63,15 @@ struct Published {
 struct Waiting {
     reads: Vec<ReadRequest>,
     led: Option<u64>,
+}
+
+/// A proposal that waits, in the metric of those.
+struct Pending;
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        METRICS.proposals_pending.dec();
+    }
 }
 
 /// A view a linearizable read may use, or a local one.
@@ -124,7 +134,14 @@ impl Node {
         }
         self.check_running()?;
         let proposal = Proposal { data: data.into(), expires: self.expires(), term: None };
-        desk.propose(id, proposal).await
+        METRICS.proposals_pending.inc();
+        let _pending = Pending;
+        let answer = desk.propose(id, proposal).await;
+        // What was refused by applying it was no failure of the proposal.
+        if matches!(answer, Err(EtcdError::Timeout | EtcdError::Stopped)) {
+            METRICS.proposals_failed.inc();
+        }
+        answer
     }
 
     /// A view to read from.
@@ -139,7 +156,12 @@ impl Node {
     pub(super) async fn confirm(&self) -> Result<Granted, EtcdError> {
         self.check_running()?;
         let desk = self.desk();
-        desk.read(ReadRequest { id: desk.next_id(self.life), expires: self.expires() }).await
+        let read = desk.read(ReadRequest { id: desk.next_id(self.life), expires: self.expires() }).await;
+        if matches!(read, Err(EtcdError::Timeout)) {
+            METRICS.slow_read_indexes.inc();
+            METRICS.read_indexes_failed.inc();
+        }
+        read
     }
 
     /// Puts requests into the log, in this order, if this member leads the term. Nobody waits for them.
@@ -290,6 +312,9 @@ impl Node {
     pub(super) fn set_status(&self, status: Status) {
         *self.status.write() = status;
         if *self.leader.borrow() != status.leader {
+            if status.leader != 0 {
+                METRICS.leader_changes.inc();
+            }
             self.leader.send_replace(status.leader);
         }
     }

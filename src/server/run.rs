@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -12,9 +13,11 @@ use super::config::Config;
 use super::config::urls::strings;
 use super::disk::{DirLock, RealDisk};
 use super::host::{self, Host, Inbox, Mailbox, MemberParts, Pace, RealClock};
+use super::http::access::Access;
 use super::leases::Leases;
 use super::listen::{self, Listener, ServeOptions, SocketOptions};
 use super::log::{self, FATAL};
+use super::metrics::METRICS;
 use super::node::{self, Node};
 use super::peers::{PeerHandler, ask_peers, follow_membership};
 use super::workers::Workers;
@@ -76,6 +79,7 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
     let peer_listeners = Listener::bind_all(&config.listen_peer_urls, sockets)?;
     info!("listen-client-urls" = ?log::json(&strings(&config.listen_client_urls)), "configuring client listeners");
     let client_listeners = Listener::bind_all(&config.listen_client_urls, sockets)?;
+    let metrics_listeners = Listener::bind_all(&config.listen_metrics_urls, sockets)?;
 
     let Disks { data, wal, _lock } = open_disks(&config)?;
     let booted = boot_member(&config, data, wal).await?;
@@ -93,6 +97,13 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
         });
     }
     let node = &member.node;
+    // From here on, whatever the cluster is up to: a member that waits for the others can be watched.
+    for listener in &metrics_listeners {
+        info!(address = %listener.address(), "serving metrics");
+    }
+    let metrics = metrics_pages(&config, node).fallback(http::fallback);
+    let metrics = listen::serve(metrics_listeners, metrics, (&config).into(), workers.clone(), peer_stop.clone());
+    tokio::spawn(metrics);
     tokio::spawn(follow_membership(node.clone(), member.transport.clone()));
     tokio::spawn(attend::log_cluster_version(node.clone()));
     tokio::spawn(attend::decide_cluster_version(node.clone()));
@@ -116,9 +127,7 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
                 info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
             }
             let (stop_clients, clients_stopping) = watch::channel(false);
-            let app = api::router(node.clone(), config.max_txn_ops as usize)
-                .merge(http::router(node.clone(), node.request_timeout))
-                .fallback(http::fallback);
+            let app = client_faces(&config, node);
             let options = ServeOptions { drain: DRAIN_LIMIT, ..ServeOptions::from(&config) };
             let clients = tokio::spawn(listen::serve(client_listeners, app, options, workers, clients_stopping));
             notify_init_daemon();
@@ -135,6 +144,29 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
     member.stop().await;
     info!(name = %config.name, "data-dir" = %config.data_dir.display(), "closed etcd server");
     Ok(signal)
+}
+
+/// Everything that the client port answers.
+fn client_faces(config: &Config, node: &Arc<Node>) -> Router {
+    let services = api::router(node.clone(), config.max_txn_ops as usize);
+    let mut pages = metrics_pages(config, node).merge(http::debug::vars(node.clone()));
+    if config.enable_pprof {
+        pages = pages.merge(http::debug::pprof());
+    }
+    if config.enable_grpc_gateway {
+        pages = pages.merge(http::gateway::router(services.clone(), api::max_message_bytes(node)));
+    }
+    let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
+    let nobodys = http::guarded(Router::new().fallback(http::fallback), access.clone());
+    services.merge(http::guarded(pages, access)).fallback_service(nobodys)
+}
+
+/// What the listeners of `--listen-metrics-urls` answer, too.
+fn metrics_pages(config: &Config, node: &Arc<Node>) -> Router {
+    if config.extensive_metrics {
+        METRICS.be_extensive();
+    }
+    http::router(node.clone(), node.request_timeout).merge(http::metrics::router(node.clone()))
 }
 
 /// The data directory, and the log's where it is another one.

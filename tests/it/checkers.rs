@@ -409,6 +409,34 @@ const PROGRESS: &[Case] = &[
         "boot 1 1/1 hard:1/0/1; at 500; end 1; core 1 c1; at 2500; healed",
         This("no progress", "member 1: down for 2000 ms"),
     ),
+    (
+        "progress",
+        "core 1,2 c1; ask #1 c1 1 put a 1; done #1 rev:2; at 5000; ask #2 c1 2 get a; at 6000; unknown #2
+         ask #3 c1 2 get a; at 7000; unknown #3; ask #4 c1 2 get a; at 8000; unknown #4; healed",
+        This("no reads", "member 2 is one of [1, 2], left to themselves, and none of 3 linearizable reads"),
+    ),
+    (
+        // Two may be bad luck; one that is answered, or that was asked for soon, says nothing; nor does another member.
+        "progress",
+        "core 1,2 c1; ask #1 c1 1 put a 1; done #1 rev:2; at 4999; ask #2 c1 2 get a; at 6000; unknown #2
+         ask #3 c1 2 get a; at 7000; unknown #3; ask #4 c1 2 get a; at 8000; unknown #4
+         ask #5 c1 1 get a; at 9000; unknown #5; healed",
+        Nothing,
+    ),
+    (
+        "progress",
+        "core 1,2 c1; ask #1 c1 1 put a 1; done #1 rev:2; at 5000; ask #2 c1 2 get a; at 6000; unknown #2
+         ask #3 c1 2 get a; at 7000; unknown #3; ask #4 c1 2 get a; read #4 rev:2 a=1
+         ask #5 c1 2 get a; at 8000; unknown #5; healed",
+        Nothing,
+    ),
+    (
+        "progress",
+        "core 1,2 c1; ask #1 c1 1 put a 1; done #1 rev:2; at 5000; ask #2 c1 2 get a serializable; unknown #2
+         ask #3 c1 2 put a 2; unknown #3; ask #4 c1 2 get a; unknown #4; ask #5 c1 2 get a; refused #5
+         ask #6 c1 2 get a; unknown #6; healed",
+        Nothing,
+    ),
     ("progress", "rest 1 [a=1] commit:3; rest 2 [a=1] commit:3; over", This("member missing at the end", "member 3")),
     (
         "progress",

@@ -3,26 +3,30 @@
 
 #[path = "ctl_conformance/sessions.rs"]
 mod sessions;
+#[path = "ctl_conformance/waiting.rs"]
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 use std::net::TcpListener;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::sleep;
+use std::sync::{Arc, Mutex};
+use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use lockstep::ctl;
 use lockstep::ctl::flags::Flag;
 use sessions::{SESSIONS, Session};
+use waiting::WAITING;
 
 use crate::util::oracle::Etcd;
-use crate::util::process::{Port, http_get};
+use crate::util::process::{Cluster, Kind, Port, http_get};
+use crate::util::start::wait;
 
 /// A client and the server it talks to.
 #[derive(Clone, Debug)]
@@ -101,8 +105,43 @@ fn lockstepctl_differs_on_purpose() {
         ("--endpoints https://@E endpoint health", 128, "", ": TLS is not supported yet\n"),
         ("ETCDCTL_CACERT=x get a", 128, "", "Error: --cacert is not supported yet\n"),
         ("ETCDCTL_API=2 ls /", 1, "", "the v2 API (ETCDCTL_API=2) is not supported yet"),
-        ("watch a", 1, "", "Error: etcdctl watch is not supported yet\n"),
-        ("lease grant 5", 1, "", "Error: etcdctl lease grant is not supported yet\n"),
+        ("alarm list", 1, "", "Error: etcdctl alarm list is not supported yet\n"),
+        // etcdctl waits for ever.
+        ("--endpoints @X --command-timeout 100ms lease list", 2, "", "Error: context deadline exceeded\n"),
+        ("--endpoints @X --command-timeout 100ms lease timetolive 5", 2, "", "Error: context deadline exceeded\n"),
+        (
+            "--endpoints @X --command-timeout 100ms lease keep-alive --once 5",
+            2,
+            "",
+            "Error: context deadline exceeded\n",
+        ),
+        // etcdctl takes the words before the last that is called like the command for a range.
+        ("put k 1", 0, "OK\n", ""),
+        ("watch k --rev 2 -- false false", 1, "PUT\nk\n1\n", "command [\"false\" \"false\"] error (exit status 1)\n"),
+        // Newer than 3.5.1.
+        ("completion", 1, "", "Error: accepts 1 arg(s), received 0\n"),
+        ("completion sh", 1, "", "Error: invalid argument \"sh\" for \"etcdctl completion\"\n"),
+        ("!__complete lea", 0, "lease\tLeases\n", ""),
+        ("!__complete --endpoints @E lease t", 0, "timetolive\tShows a lease\n", ""),
+        (
+            "__complete watch --pre",
+            0,
+            "--prefix\twatch every key that begins with the given one\n\
+          --prev-kv\tshow the key-value pair from before each event\n",
+            "",
+        ),
+        ("!__complete -w ta", 0, "table\n", ""),
+        ("!__complete get --order = D", 0, "DESCEND\n", ""),
+        ("!__complete get --order=D", 0, "--order=DESCEND\n", ""),
+        ("!__complete completion z", 0, "zsh\n", ""),
+        (
+            "__complete help endpoint h",
+            0,
+            "health\tChecks whether endpoints are healthy\n\
+          hashkv\tPrints the hash of each endpoint's history\n",
+            "",
+        ),
+        ("!__complete bogus x", 0, "", ""),
         ("snapshot save x", 1, "", "Error: etcdctl snapshot save is not supported yet\n"),
         ("member add x --peer-urls=http://x", 1, "", "Error: "),
         // A message that the Go client refuses to send is refused here, too.
@@ -132,6 +171,169 @@ fn lockstepctl_survives_a_closed_pipe() {
         assert!(output.status.code().is_some_and(|code| code < 2), "{args:?}: {:?}", output.status);
         assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "{args:?}");
     }
+}
+
+/// The script for bash, in a bash: what is typed, and what there is to choose from.
+#[test]
+fn bash_completes_commands_and_flags() {
+    let links = tempfile::tempdir().unwrap();
+    let program = our_etcdctl(links.path());
+    let complete = |line: &str| {
+        let words = line.split(' ').map(|word| format!("'{word}'")).collect::<Vec<_>>();
+        let script = format!(
+            "source <(etcdctl completion bash); COMP_WORDS=({}); COMP_CWORD={}; _etcdctl; echo \"${{COMPREPLY[@]}}\"; \
+             complete -p etcdctl",
+            words.join(" "),
+            words.len() - 1
+        );
+        let path = format!("{}:/usr/bin:/bin", links.path().display());
+        let output = Command::new("bash").args(["-c", &script]).env("PATH", path).output().unwrap();
+        assert!(output.stderr.is_empty(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (choices, registered) = text.split_once('\n').unwrap();
+        assert_eq!(registered, "complete -o default -F _etcdctl etcdctl\n");
+        choices.to_string()
+    };
+    let cases = [
+        ("etcdctl end", "endpoint"),
+        ("etcdctl endpoint ", "health status hashkv"),
+        ("etcdctl lease keep-alive --o", "--once"),
+        ("etcdctl get --sort-by VE", "VERSION"),
+        ("etcdctl -w = js", "json"),
+        ("etcdctl put key ", ""),
+    ];
+    for (line, choices) in cases {
+        assert_eq!(complete(line), choices, "{line}");
+    }
+    for (shell, registers) in
+        [("zsh", "compdef _etcdctl etcdctl"), ("fish", "complete -c etcdctl"), ("powershell", "-CommandName 'etcdctl'")]
+    {
+        let output = Command::new(&program).args(["completion", shell]).output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stdout).contains(registers), "{shell}");
+    }
+}
+
+/// `check` measures, so what it prints is compared without the figures; afterwards the store is empty.
+#[test]
+fn lockstepctl_checks_as_etcdctl_does() {
+    let (Some(etcd), Some(etcdctl)) = (Etcd::V35.program("etcd"), Etcd::V35.program("etcdctl")) else { return };
+    let links = tempfile::tempdir().unwrap();
+    let figures = |said: Said| {
+        let text = String::from_utf8(said.stdout).unwrap();
+        let lines = text.lines().map(|line| match line.rsplit('\r').next().unwrap() {
+            bar if bar.starts_with(' ') => "bar".to_string(),
+            verdict => {
+                let plain = verdict.replace(|c: char| c.is_ascii_digit() || c == '.', "");
+                // A busy machine is no reason to fail.
+                plain
+                    .replace("FAIL: Throughput too low:", "PASS: Throughput is")
+                    .replace("request took too long:", "request took")
+            }
+        });
+        (lines.collect::<Vec<_>>(), String::from_utf8(said.stderr).unwrap(), said.code)
+    };
+    let check = |program: &Path| {
+        let server = Server::start(&etcd, &[]);
+        let mut talk = Talk { program, server: &server, lease: String::new(), running: BTreeMap::new() };
+        let mut said = Vec::new();
+        let lines = [
+            "check datascale --auto-compact",
+            "check datascale --load x",
+            "check perf --load=x",
+            "put p/a 1",
+            "check perf --prefix p/",
+            "check datascale --prefix p/ --load small",
+            "A> check perf --load s --prefix q/ --auto-compact --auto-defrag=false",
+            "pause 1500",
+            "A!INT",
+            "A.",
+            "get q/ --prefix",
+            "get /etcdctl-check-datascale/ --prefix",
+        ];
+        for line in lines {
+            said.extend(talk.step(line).map(|(line, said)| (line, figures(said))));
+        }
+        // The verdict hangs on the machine.
+        let (_, (lines, _, code)) = &mut said[6];
+        lines.retain(|line| line != "FAIL" && line != "PASS");
+        lines.iter_mut().for_each(|line| *line = line.trim_start_matches("PASS: ").to_string());
+        assert!(code.take().is_some_and(|code| code < 2));
+        said
+    };
+    let (theirs, ours) = std::thread::scope(|scope| {
+        let theirs = scope.spawn(|| check(&etcdctl));
+        let ours = check(&our_etcdctl(links.path()));
+        (theirs.join().unwrap(), ours)
+    });
+    assert_eq!(theirs, ours);
+}
+
+/// A watch goes on at another member where it was cut off, and misses nothing; a lease is kept alive all the while.
+#[test]
+fn lockstepctl_goes_on_at_another_member() {
+    let Some(mut cluster) = Cluster::start(Kind::Etcd(Etcd::V35), 3) else { return };
+    let links = tempfile::tempdir().unwrap();
+    let program = our_etcdctl(links.path());
+    let urls: Vec<String> = cluster.members.iter().map(|member| member.client_url()).collect();
+    let start = |endpoints: &str, words: &[&str]| {
+        let mut command = client(&program);
+        command.arg(format!("--endpoints={endpoints}")).args(words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let run = |words: &[&str]| {
+        let output = start(&urls[1], words).wait_with_output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let granted = run(&["lease", "grant", "4"]);
+    let lease = granted.split(' ').nth(1).unwrap().to_string();
+    run(&["put", "stays", "here", "--lease", &lease]);
+    let both = format!("{},{}", urls[0], urls[1]);
+    let mut watching = start(&both, &["watch", "k", "--prefix", "--rev", "1"]);
+    let mut keeping = start(&both, &["lease", "keep-alive", &lease]);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let reader = gather(watching.stdout.take().unwrap(), seen.clone());
+    let lines = || seen.lock().unwrap().iter().filter(|&&byte| byte == b'\n').count();
+    let wait_lines = |count: usize| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while lines() < count && Instant::now() < deadline {
+            sleep(Duration::from_millis(10));
+        }
+    };
+    let mut expected = String::new();
+    for round in 0..3 {
+        // Whoever serves them is restarted, one after the other.
+        for at in 0..2 {
+            let value = format!("{round}.{at}");
+            let via = &urls[2];
+            let put = |value: &str| {
+                let output = start(via, &["put", "k/x", value]).wait_with_output().unwrap();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            };
+            put(&value);
+            expected.push_str(&format!("PUT\nk/x\n{value}\n"));
+            wait_lines(expected.lines().count());
+            cluster.members[at].kill();
+            sleep(Duration::from_millis(300));
+            let value = format!("{value}.down");
+            // A leader may have to be found first.
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !start(via, &["put", "other", "x"]).wait_with_output().unwrap().status.success() {
+                assert!(Instant::now() < deadline, "no leader");
+            }
+            put(&value);
+            expected.push_str(&format!("PUT\nk/x\n{value}\n"));
+            wait_lines(expected.lines().count());
+            cluster.members[at].restart();
+        }
+    }
+    assert_eq!(String::from_utf8(seen.lock().unwrap().clone()).unwrap(), expected);
+    assert_eq!(run(&["get", "stays"]), "stays\nhere\n");
+    for child in [&mut watching, &mut keeping] {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    reader.join().unwrap();
 }
 
 /// Endpoints where somebody listens who is no etcd: each ends within the timeout, and the other endpoint answers.
@@ -173,7 +375,10 @@ fn lockstepctl_fails_over_from_strangers() {
 fn compare(left: &Pair, right: &Pair, servers: Servers) -> Vec<(String, Said)> {
     let start = Instant::now();
     let sessions: Vec<&Session> =
-        SESSIONS.iter().filter(|session| servers == Servers::Same || session.flags.is_empty()).collect();
+        // What takes the longest begins first.
+        (WAITING.iter().chain(SESSIONS))
+            .filter(|session| servers == Servers::Same || session.flags.is_empty())
+            .collect();
     let next = AtomicUsize::new(0);
     let outcome = Mutex::new((Vec::new(), String::new()));
     std::thread::scope(|scope| {
@@ -213,7 +418,7 @@ fn compare(left: &Pair, right: &Pair, servers: Servers) -> Vec<(String, Said)> {
 
 /// Every flag of the commands has to be in a session twice: once it works, once it is refused.
 fn every_flag_was_there(transcripts: &[(String, Said)]) {
-    use ctl::commands::{compaction, del, endpoint, get, put, txn};
+    use ctl::commands::{compaction, del, elect, endpoint, get, lease, lock, put, txn, watch};
     let commands: &[(&str, &[Flag])] = &[
         ("", ctl::GLOBAL),
         ("get", get::FLAGS),
@@ -223,6 +428,11 @@ fn every_flag_was_there(transcripts: &[(String, Said)]) {
         ("compaction", compaction::FLAGS),
         ("endpoint", endpoint::SHARED),
         ("hashkv", endpoint::HASHKV_FLAGS),
+        ("timetolive", lease::TIMETOLIVE_FLAGS),
+        ("keep-alive", lease::KEEP_ALIVE_FLAGS),
+        ("watch", watch::FLAGS),
+        ("lock", lock::FLAGS),
+        ("elect", elect::FLAGS),
     ];
     // These are in `lockstepctl_differs_on_purpose`.
     let newer = ["min-create-rev", "max-create-rev", "min-mod-rev", "max-mod-rev", "range"];
@@ -240,7 +450,8 @@ fn every_flag_was_there(transcripts: &[(String, Said)]) {
                     })
             };
             let count = |good: bool| {
-                transcripts.iter().filter(|(line, said)| used(line) && (said.code == Some(0)) == good).count()
+                // No code: it went on until a signal.
+                transcripts.iter().filter(|(line, said)| used(line) && said.code.unwrap_or(0).eq(&0) == good).count()
             };
             assert!(count(false) > 0, "no session has a bad --{} of {command:?}", flag.name);
             assert!(
@@ -255,8 +466,109 @@ fn every_flag_was_there(transcripts: &[(String, Said)]) {
 /// One session through one pair: every line with what came back, masked.
 fn hold(session: &Session, pair: &Pair, servers: Servers) -> Vec<(String, Said)> {
     let server = Server::start(&pair.server, session.flags);
+    let mut talk = Talk { program: &pair.client, server: &server, lease: String::new(), running: BTreeMap::new() };
     let lines = session.lines.lines().filter(|line| !line.is_empty());
-    lines.map(|line| (line.to_string(), speak(&pair.client, &server, line).mask(&server, servers))).collect()
+    let said = lines.filter_map(|line| talk.step(line)).collect::<Vec<_>>();
+    said.into_iter().map(|(line, said)| (line, said.mask(&server, servers))).collect()
+}
+
+/// A session that is under way.
+struct Talk<'a> {
+    program: &'a Path,
+    server: &'a Server,
+    /// The last one that was granted, in hexadecimal.
+    lease: String,
+    running: BTreeMap<String, Running>,
+}
+
+/// A command that goes on while others run.
+struct Running {
+    line: String,
+    child: Child,
+    stdout: Arc<Mutex<Vec<u8>>>,
+    readers: [JoinHandle<Vec<u8>>; 2],
+}
+
+impl Talk<'_> {
+    /// What a line of a session does; a command that has ended comes back with what it said.
+    fn step(&mut self, line: &str) -> Option<(String, Said)> {
+        if let Some(ms) = line.strip_prefix("pause ") {
+            sleep(Duration::from_millis(ms.parse().unwrap()));
+            return None;
+        }
+        let name_ends = line.find(|c: char| !c.is_ascii_uppercase()).unwrap_or(line.len());
+        let (name, rest) = line.split_at(name_ends);
+        if !name.is_empty() && rest.starts_with(['>', '<', '?', '!', '.']) {
+            return self.background(name, rest);
+        }
+        let command = line.replace("@L", &self.lease);
+        let said = speak(self.program, self.server, &command);
+        self.note_lease(&said.stdout);
+        Some((line.to_string(), said))
+    }
+
+    fn background(&mut self, name: &str, rest: &str) -> Option<(String, Said)> {
+        if let Some(line) = rest.strip_prefix("> ") {
+            let (mut command, _) = prepare(self.program, self.server, &line.replace("@L", &self.lease));
+            let mut child = command.spawn().unwrap();
+            let stdout = Arc::new(Mutex::new(Vec::new()));
+            let err = child.stderr.take().unwrap();
+            let readers = [gather(child.stdout.take().unwrap(), stdout.clone()), gather(err, Arc::default())];
+            self.running.insert(name.into(), Running { line: line.into(), child, stdout, readers });
+            return None;
+        }
+        let running = self.running.get_mut(name).unwrap_or_else(|| panic!("{name} does not run"));
+        if let Some(text) = rest.strip_prefix("< ") {
+            let text = split(text).concat();
+            running.child.stdin.as_mut().unwrap().write_all(&text).unwrap();
+        } else if let Some(lines) = rest.strip_prefix("? ") {
+            let lines: usize = lines.parse().unwrap();
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let count = |text: &[u8]| text.iter().filter(|&&byte| byte == b'\n').count();
+            while count(&running.stdout.lock().unwrap()) < lines && Instant::now() < deadline {
+                sleep(Duration::from_millis(5));
+            }
+        } else if let Some(signal) = rest.strip_prefix('!') {
+            let signal = if signal == "INT" { libc::SIGINT } else { libc::SIGTERM };
+            // SAFETY: kill(2) touches no memory of ours; the child has not been waited for, so the id is still its own.
+            assert_eq!(unsafe { libc::kill(running.child.id() as libc::pid_t, signal) }, 0);
+        } else {
+            let said = self.running.remove(name).unwrap().end();
+            return Some(said);
+        }
+        None
+    }
+
+    fn note_lease(&mut self, stdout: &[u8]) {
+        let text = String::from_utf8_lossy(stdout);
+        if let Some((id, _)) = text.strip_prefix("lease ").and_then(|rest| rest.split_once(" granted")) {
+            self.lease = id.to_string();
+        }
+    }
+}
+
+impl Running {
+    /// Waits for it; one that does not end is killed, which its exit code tells.
+    fn end(mut self) -> (String, Said) {
+        let ended = wait(&mut self.child, Duration::from_secs(20));
+        if ended.is_none() {
+            let _ = self.child.kill();
+        }
+        let code = self.child.wait().unwrap().code();
+        let [stdout, stderr] = self.readers.map(|reader| reader.join().unwrap());
+        (self.line, Said { stdout, stderr, code: if ended.is_none() { Some(-1) } else { code } })
+    }
+}
+
+/// Reads to the end; what there is so far is in `shared`.
+fn gather(mut from: impl Read + Send + 'static, shared: Arc<Mutex<Vec<u8>>>) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut piece = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut piece) {
+            shared.lock().unwrap().extend_from_slice(&piece[..count]);
+        }
+        shared.lock().unwrap().clone()
+    })
 }
 
 /// What a command printed and how it ended.
@@ -276,6 +588,16 @@ impl std::fmt::Display for Said {
 
 /// Runs one line of a session.
 fn speak(program: &Path, server: &Server, line: &str) -> Said {
+    let (mut command, stdin) = prepare(program, server, line);
+    let mut child = command.spawn().unwrap();
+    // A command that refuses its arguments does not read this: a broken pipe is fine.
+    let _ = child.stdin.take().unwrap().write_all(&stdin);
+    let output = child.wait_with_output().unwrap();
+    Said { stdout: output.stdout, stderr: output.stderr, code: output.status.code() }
+}
+
+/// The command of a line, and what is written to it.
+fn prepare(program: &Path, server: &Server, line: &str) -> (Command, Vec<u8>) {
     let (line, automatic) = match line.strip_prefix('!') {
         Some(line) => (line, false),
         None => (line, !line.contains("@E") && !line.contains("@X")),
@@ -298,13 +620,9 @@ fn speak(program: &Path, server: &Server, line: &str) -> Said {
         command.arg(format!("--endpoints={}", server.address));
     }
     command.args(words.map(|word| fill(&word)));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // A command that refuses its arguments does not read this: a broken pipe is fine.
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let stdin = stdin.unwrap_or_default();
-    let stdin = if stdin == b"@BIG" { vec![b'x'; 3 << 20] } else { stdin };
-    let _ = child.stdin.take().unwrap().write_all(&stdin);
-    let output = child.wait_with_output().unwrap();
-    Said { stdout: output.stdout, stderr: output.stderr, code: output.status.code() }
+    (command, if stdin == b"@BIG" { vec![b'x'; 3 << 20] } else { stdin })
 }
 
 /// The words of a line, as `sessions` describes them.
@@ -435,6 +753,7 @@ fn mask_line(line: &str, table: &mut Vec<usize>, servers: Servers) -> String {
         let fields = fields.iter().enumerate().map(|(at, field)| if vary.contains(&at) { "*" } else { field });
         line = fields.collect::<Vec<_>>().join(", ") + "\n";
     }
+    line = mask_ids(&line);
     let until_end = ["took = ", "\"Took\" : ", "\"DBSize\" : ", "\"RaftIndex\" : ", "\"RaftAppliedIndex\" : "];
     let until_comma = ["\"took\":\"", "\"dbSize\":", "\"dbSizeInUse\":", "\"raftIndex\":", "\"raftAppliedIndex\":"];
     let versions = ["etcdctl version: ", "API version: "];
@@ -454,6 +773,23 @@ fn mask_line(line: &str, table: &mut Vec<usize>, servers: Servers) -> String {
         }
     }
     line
+}
+
+/// Leases have other ids in every run, and so have the keys of locks and elections. What is left of a TTL varies, too.
+fn mask_ids(line: &str) -> String {
+    let mut out = String::new();
+    let mut rest = line;
+    while let Some(first) = rest.chars().next() {
+        let run = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '=').unwrap_or(rest.len());
+        let (word, after) = if run == 0 { rest.split_at(first.len_utf8()) } else { rest.split_at(run) };
+        let is_hex = word.len() == 16 && word.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_decimal = (15..20).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_digit());
+        let is_key = word.len() >= 20 && out.ends_with("key\":\"");
+        let is_ttl = ["remaining(", "\"ttl\":"].iter().any(|marker| out.ends_with(marker)) && word != "1";
+        out.push_str(if is_hex || is_decimal || is_key || is_ttl { "*" } else { word });
+        rest = after;
+    }
+    out
 }
 
 /// A log line without its time, its caller's stack and the address of an object.

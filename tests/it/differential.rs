@@ -14,10 +14,10 @@ use lockstep::member::error::EtcdError;
 use lockstep::proto::etcdserverpb::*;
 
 use crate::util::differences::reconcile;
-use crate::util::generator::{self, LEASES, Position};
+use crate::util::generator::{self, LEASE_POOL, LEASES, Position};
 use crate::util::oracle::Etcd;
 use crate::util::process::Kind;
-use crate::util::target::{InProcess, Process, Release, Reply, Request, Response, Target};
+use crate::util::target::{InProcess, LEASE_TTL_S, Process, Release, Reply, Request, Response, Target};
 
 const STEPS: u64 = 200;
 
@@ -113,7 +113,7 @@ fn compare_all(fraction: u64, fresh: &dyn Fn() -> Option<Pair>) {
 
 /// A generator that never gets anywhere would agree with everything.
 fn assert_covered(tally: &Tally) {
-    for kind in ["range", "put", "delete", "txn", "compact", "hashkv"] {
+    for kind in ["range", "put", "delete", "txn", "compact", "hashkv", "grant", "revoke", "timetolive", "leases"] {
         assert!(tally.contains_key(&format!("{kind} ok")), "no {kind} ever succeeded: {tally:?}");
     }
     for error in [
@@ -122,6 +122,8 @@ fn assert_covered(tally: &Tally) {
         EtcdError::ValueProvided,
         EtcdError::LeaseProvided,
         EtcdError::LeaseNotFound,
+        EtcdError::LeaseExists,
+        EtcdError::LeaseTtlTooLarge,
         EtcdError::TooManyOps,
         EtcdError::DuplicateKey,
         EtcdError::Compacted,
@@ -139,6 +141,16 @@ fn grant_leases(pair: &mut Pair) -> bool {
     LEASES.map(|id| pair.0.grant_lease(id) & pair.1.grant_lease(id)) == [true; 2]
 }
 
+/// What brings the leases to where a sequence begins.
+fn lease_requests(leases: bool) -> Vec<Request> {
+    if !leases {
+        return Vec::new();
+    }
+    let revoke = |id| Request::Revoke(LeaseRevokeRequest { id });
+    let grant = |id| Request::Grant(LeaseGrantRequest { id, ttl: LEASE_TTL_S });
+    LEASE_POOL.into_iter().map(revoke).chain(LEASES.into_iter().map(grant)).collect()
+}
+
 /// Runs the given steps of one sequence on a pair.
 fn run(
     pair: &mut Pair,
@@ -151,6 +163,9 @@ fn run(
     let clear = DeleteRangeRequest { key: all.clone(), range_end: all.clone(), prev_kv: false };
     let mut at = Position { leases, ..Default::default() };
     ask(pair, &Request::DeleteRange(clear), 0, &mut at, tally)?;
+    for request in lease_requests(leases) {
+        ask(pair, &request, 0, &mut at, tally)?;
+    }
     ask(pair, &Request::HashKv(HashKvRequest::default()), 0, &mut at, tally)?;
     for step in steps {
         let request = generator::request(seed, sequence, *step, at);
@@ -199,6 +214,10 @@ fn ask(pair: &mut Pair, request: &Request, step: u64, at: &mut Position, tally: 
         Request::Txn(_) => "txn",
         Request::Compact(_) => "compact",
         Request::HashKv(_) => "hashkv",
+        Request::Grant(_) => "grant",
+        Request::Revoke(_) => "revoke",
+        Request::TimeToLive(_) => "timetolive",
+        Request::Leases(_) => "leases",
     };
     let outcome = match &right {
         Ok(_) => "ok".to_owned(),
@@ -258,6 +277,7 @@ fn report(fresh: &dyn Fn() -> Option<Pair>, seed: u64, sequence: u64, found: Mis
         Request::DeleteRange(DeleteRangeRequest { key: all.clone(), range_end: all, prev_kv: false }),
         Request::HashKv(HashKvRequest::default()),
     ];
+    requests.splice(1..1, lease_requests(at.leases));
     for request in requests.drain(..) {
         let _ = ask(&mut pair, &request, 0, &mut at, &mut Tally::new());
     }

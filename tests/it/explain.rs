@@ -166,7 +166,12 @@ fn an_operation_that_nobody_answered_ends_with_its_client_s_patience() {
     let timeline = report.timeline.as_mut().expect("a timeline");
     // Client 1 asked at 0.3 s and again at 2.7 s; nothing follows the latter.
     timeline.operations[0].to_us = None;
+    timeline.operations[0].told_us = Some(800_000);
     timeline.operations[3].to_us = None;
+    // The text says when the client heard of it.
+    let text = text(&report);
+    let told = text.lines().find(|line| line.contains("#1 client 1 ")).expect("a line");
+    assert!(told.starts_with("    0.800000 "), "{told}");
     let data = data(&html("x", &report));
     let row =
         |number: u64| data["operations"].as_array().expect("rows").iter().find(|row| row[0] == number).expect("a row");

@@ -69,7 +69,7 @@ fn op_txn(success: Vec<Op>) -> Op {
 /// A store with `a`=1 (lease 7) and `b`=2, `c` deleted, revision 5, compacted at 3.
 fn store() -> InProcess {
     let mut target = InProcess::default();
-    target.model.leases.insert(7);
+    target.model.leases.insert(7, 60);
     let a = PutRequest { lease: 7, ..put("a", "1") };
     for request in [
         Request::Put(a),

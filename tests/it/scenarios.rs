@@ -198,7 +198,7 @@ fn what_is_wrong_is_told_by_its_line() {
         wrong(&format!("members 3\nuntil 6s\n\n1s client 1 at 1 get k\nmessage 1->2 #7 lost\n{line}\n"), 6, why);
     }
     wrong("", 1, "say `members 3` and `until 20s`");
-    wrong("members 3\nmembers 3\n", 2, "said before, in line 1");
+    wrong("members 3\nmembers 3\n", 2, "members was said before, in line 1");
     wrong("members 3\nuntil 6s\nknob delay_us 1\nknob delay_us 2\n", 4, "knob delay_us was said before, in line 3");
 }
 

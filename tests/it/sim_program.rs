@@ -33,6 +33,7 @@ const REFUSALS: &[(&str, &str)] = &[
     ("swarm --seeds 1..", "\"\" is not a seed"),
     ("swarm --seeds 1..2..3", "\"2..3\" is not a seed"),
     ("swarm --seeds 1..2 --jobs 0", "invalid value '0' for '--jobs <COUNT>'"),
+    ("swarm --seeds 1..2 --jobs 100000", "from 1 to 256 worlds run side by side"),
     ("swarm --seeds 1..2 --budget soon", "a time is like 60s or 5m"),
     ("swarm --seeds 1..2 --save $DIR/bad.scenario", "cannot make the folder $DIR/bad.scenario: "),
     ("check --seeds 1..2 --other $DIR/none", "there is no program $DIR/none"),
@@ -43,6 +44,8 @@ const REFUSALS: &[(&str, &str)] = &[
     ("shrink $DIR/calm.scenario", "required arguments were not provided: --output <FILE>"),
     ("shrink $DIR/bad.scenario -o $DIR/small", "$DIR/bad.scenario: line 4: "),
     ("shrink $DIR/calm.scenario -o $DIR/small", "$DIR/calm.scenario does not fail, so there is nothing to shrink"),
+    ("shrink $DIR/calm.scenario -o $DIR/none/small", "cannot write the scenario to $DIR/none/small: "),
+    ("shrink $DIR/calm.scenario -o $DIR", "cannot write the scenario to $DIR: "),
     ("explain $DIR/calm.scenario", "what is it to be: --html FILE, --svg FILE or --text?"),
     ("mutants --id frog", "the deliberate bugs are ack-before-fsync, "),
     ("coverage --seeds 3..2", "the range ends before it begins"),
@@ -125,6 +128,12 @@ fn a_swarm_answers_for_every_seed_in_order() {
     let alone = program("run --seed 5 --members 3 --until 30s --profile lite --json");
     assert_eq!(json.out.lines().nth(2), Some(alone.out.trim_end()));
 
+    // The last seed that there is.
+    let last = u64::MAX;
+    let json = program(&format!("swarm --seeds {}..{last} --members 1 --until 30s --profile calm --json", last - 1));
+    let seeds: Vec<u64> = json.out.lines().map(|line| row(line)["seed"].as_u64().expect("a seed")).collect();
+    assert_eq!((json.code, seeds), (0, vec![last - 1, last]));
+
     let text = program(words);
     assert_eq!((text.code, text.err.as_str()), (0, ""));
     for part in ["seeds       6: 6 passed, 0 failed, 0 unknown\n", " acknowledged in the median run\n", "crash "] {
@@ -183,6 +192,32 @@ fn the_same_seed_is_the_same_run() {
     assert_eq!(check.out, "seeds 1..3: the same traces (twice here)\n");
 }
 
+/// What a file asks for in the liveness phase, and that nothing is expected of it which cannot be.
+#[test]
+fn a_core_is_measured_by_what_it_can_do() {
+    const SPLIT: &str = "split 1|2,3 for 2s";
+    let folder = folder();
+    let file = folder.path().join("core.scenario");
+    for (members, faults, asked, code) in [
+        (3, vec!["out 2 dead"], "put k 1", 0),
+        (3, vec![SPLIT], "put k 1", 1),
+        (3, vec![SPLIT], "get k", 1),
+        (3, vec![SPLIT], "get k serializable", 0),
+        (3, vec![], "get k serializable", 0),
+        (3, vec![], "compact 7", 0),
+        // Raft promises nothing to half of a cluster.
+        (3, vec!["out 2 dead", "out 3 cut"], "put k 1", 0),
+        (2, vec!["out 2 deaf"], "put k 1", 0),
+    ] {
+        let mut lines: String = faults.iter().map(|fault| format!("8.000001s {fault}\n")).collect();
+        lines += &format!("8.5s client 1 at 1 {asked}\n");
+        std::fs::write(&file, format!("members {members}\nuntil 12s\n{lines}")).expect("written");
+        let done = program(&format!("replay {}", file.display()));
+        assert_eq!(done.code, code, "{lines}{}", done.out);
+        assert!(code == 0 || done.out.contains("fail: progress: no progress"), "{lines}{}", done.out);
+    }
+}
+
 #[test]
 fn a_picture_of_a_scenario() {
     let folder = folder();
@@ -228,6 +263,11 @@ fn a_failure_is_saved_and_shrunk() {
     let small = program(&format!("replay {dir}/small.scenario"));
     assert_eq!(small.code, 1, "{small:?}");
     assert!(small.out.contains(": it does\n") && small.out.contains("the same trace\n"), "{}", small.out);
+    // It is the bug that it shows.
+    let text = std::fs::read_to_string(format!("{dir}/small.scenario")).expect("the small one");
+    std::fs::write(format!("{dir}/clean.scenario"), text.replace("mutation ", "# mutation ")).expect("written");
+    let clean = program(&format!("replay {dir}/clean.scenario"));
+    assert_eq!(clean.code, 0, "{clean:?}");
 }
 
 /// `lockstep-sim swarm | head -1` must not end in a panic.

@@ -1,6 +1,8 @@
 //! Writes `proto/src/generated/*.rs` from `proto/protos/*.proto`, with a compiler that is itself Rust:
 //! no protoc. The result is checked in, so a build of Lockstep never runs this.
 
+mod schema;
+
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -11,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["mvccpb", "authpb", "rpc", "raft_internal", "raftpb", "lease", "v3lock", "v3election", "health"]
         .map(|name| protos.join(format!("{name}.proto")));
     let descriptors = protox::compile(files, [&protos])?;
+    std::fs::write(out.join("schema.rs"), schema::write(&descriptors))?;
     tonic_prost_build::configure()
         .bytes(".mvccpb")
         .bytes(".etcdserverpb.RangeRequest")

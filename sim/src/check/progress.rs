@@ -121,8 +121,7 @@ impl Progress {
     fn asked(&mut self, now_us: u64, number: u64, client: u64, member: u64, operation: &Operation) {
         self.open.insert(number, Open { since_us: now_us, client, member, operation: operation.clone() });
         if let Some(wants) = self.core.as_mut().and_then(|core| core.waiting.get_mut(&client)) {
-            // A compaction may rightly be refused.
-            wants.asked_write |= !operation.is_read() && !matches!(operation, Operation::Compact { .. });
+            wants.asked_write |= !operation.is_read() && operation.shows_progress();
         }
     }
 
@@ -180,7 +179,10 @@ impl Progress {
         for client in stuck {
             let mut open = self.open.iter().filter(|(_, open)| open.client == client).peekable();
             if open.peek().is_none() {
-                line(&mut story, format_args!("client {client} waits for nothing: all it asked for was answered"));
+                line(
+                    &mut story,
+                    format_args!("client {client} waits for nothing: all it asked for was answered or given up"),
+                );
             }
             for (number, Open { since_us, member, operation, .. }) in open {
                 let waited_ms = (now_us - since_us) / 1_000;

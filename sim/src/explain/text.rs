@@ -224,7 +224,8 @@ fn operations(report: &Report, timeline: &Timeline, events: &mut Vec<Event>) {
             Some(mark) => format!("<< #{number} {outcome}   [{mark}]"),
             None => format!("{head}: {outcome}"),
         };
-        events.push(event(ends[&span.number], span.line, vec![span.member], Change::None, words));
+        let told_us = span.told_us.unwrap_or(ends[&span.number]);
+        events.push(event(told_us, span.line, vec![span.member], Change::None, words));
     }
 }
 

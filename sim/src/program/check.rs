@@ -14,7 +14,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::options::{Seeds, WorldArgs, jobs, parse_seeds};
+use super::options::{Seeds, WorldArgs, jobs, parse_jobs, parse_seeds};
 use super::output::{Keep, first_difference};
 use super::pool::{Heard, each};
 use super::progress::Progress;
@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PROGRAM")]
     other: Option<PathBuf>,
     /// How many worlds run side by side; as many as there are cores, when not given
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = parse_jobs)]
     jobs: Option<NonZeroUsize>,
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use lockstep::mutation;
 
-use super::options::{Seeds, WorldArgs, jobs, parse_seeds};
+use super::options::{Seeds, WorldArgs, jobs, parse_jobs, parse_seeds};
 use super::output::Keep;
 use super::pool::{Heard, each};
 use super::progress::Progress;
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     world: WorldArgs,
     /// How many worlds run side by side; as many as there are cores, when not given
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = parse_jobs)]
     jobs: Option<NonZeroUsize>,
 }
 

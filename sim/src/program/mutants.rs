@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use lockstep::mutation::{self, Mutation};
 use serde_json::json;
 
-use super::options::{Seeds, jobs, parse_budget, parse_mutation, parse_seeds, parse_until_ms, write_file};
+use super::options::{Seeds, jobs, parse_budget, parse_jobs, parse_mutation, parse_seeds, parse_until_ms, write_file};
 use super::output::{Keep, Row, Source, play};
 use super::pool::{Heard, InOrder, each};
 use super::progress::Progress;
 use super::shrink::{Small, smaller};
 use super::{Console, Outcome, Trouble, save};
+use crate::fault::print_time;
 use crate::knobs::{Knobs, Profile};
 use crate::report::Verdict;
 use crate::scenario::Scenario;
@@ -51,7 +52,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "14m", value_parser = parse_budget)]
     budget: Duration,
     /// How many worlds run side by side; as many as there are cores, when not given
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = parse_jobs)]
     jobs: Option<NonZeroUsize>,
     /// Save each found run, shrunk, into this folder
     #[arg(long, value_name = "FOLDER")]
@@ -193,7 +194,7 @@ fn hunt(console: &mut Console, args: &Args, mutation: Mutation, tried: u64, shar
     let note = format!(" seeds for {}", mutation.name());
     // In the order of the seeds, so that the figure does not depend on how many cores there are.
     each(
-        args.seeds,
+        seeds,
         jobs(args.jobs),
         Some(deadline),
         |seed| play_mutant(args, mutation, seed),
@@ -220,9 +221,10 @@ fn hunt(console: &mut Console, args: &Args, mutation: Mutation, tried: u64, shar
     let small = shrunk(args, mutation, &found, share.mul_f64(1.0 - HUNT_SHARE).min(SHRINK_AT_MOST));
     if let Some(folder) = &args.save {
         let repro = format!(
-            "lockstep-sim mutants --id {} --seeds {}",
+            "lockstep-sim mutants --id {} --seeds {} --until {}",
             mutation.name(),
-            Seeds { last: found.seed, ..args.seeds }
+            Seeds { last: found.seed, ..args.seeds },
+            print_time(args.until * 1_000)
         );
         let source = Source::Text(small.text.clone());
         save::save(console, folder, mutation.name(), source, Options::default(), false, &repro)?;

@@ -1,6 +1,7 @@
 //! What several commands are told alike: which worlds, which seeds, how many at once; and what is wrong with it.
 
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::thread;
@@ -83,6 +84,9 @@ impl std::fmt::Display for Seeds {
     }
 }
 
+/// Each has a thread and some megabytes.
+const MOST_JOBS: usize = 256;
+
 /// How many worlds run side by side; all cores unless told otherwise.
 pub(crate) fn jobs(asked: Option<NonZeroUsize>) -> usize {
     asked.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
@@ -99,6 +103,11 @@ pub(crate) fn parse_seeds(word: &str) -> Result<Seeds, String> {
         return Err(format!("the range ends before it begins: {}..{} would do", seeds.last, seeds.first));
     }
     Ok(seeds)
+}
+
+pub(crate) fn parse_jobs(word: &str) -> Result<NonZeroUsize, String> {
+    let jobs = word.parse().ok().filter(|jobs: &NonZeroUsize| jobs.get() <= MOST_JOBS);
+    jobs.ok_or_else(|| format!("from 1 to {MOST_JOBS} worlds run side by side"))
 }
 
 /// Of the wall's time.
@@ -140,6 +149,16 @@ pub(crate) fn read_scenario(path: &Path) -> Result<(Scenario, String), Trouble> 
         .map_err(|error| Trouble::Usage(format!("cannot read the scenario {}: {error}", path.display())))?;
     let scenario = Scenario::parse(&text).map_err(|error| Trouble::Usage(format!("{}: {error}", path.display())))?;
     Ok((scenario, text))
+}
+
+/// Told before the work is done whose result goes there. Touches nothing: a full disk is found out later.
+pub(crate) fn can_write(path: &Path, what: &str) -> Result<(), Trouble> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let opened = match path.exists() {
+        true => OpenOptions::new().append(true).open(path).map(drop),
+        false => std::fs::read_dir(folder).map(drop),
+    };
+    opened.map_err(|error| Trouble::Usage(format!("cannot write the {what} to {}: {error}", path.display())))
 }
 
 pub(crate) fn write_file(path: &Path, what: &str, text: &str) -> Result<(), Trouble> {

@@ -76,22 +76,25 @@ pub(crate) fn each<T: Send>(
 
 /// Puts what comes in any order into the order of the seeds.
 pub(crate) struct InOrder<T> {
-    next: u64,
+    /// `None`: behind the last seed that there is.
+    next: Option<u64>,
     early: BTreeMap<u64, T>,
 }
 
 impl<T> InOrder<T> {
     pub fn new(seeds: Seeds) -> InOrder<T> {
-        InOrder { next: seeds.first, early: BTreeMap::new() }
+        InOrder { next: Some(seeds.first), early: BTreeMap::new() }
     }
 
     /// Those whose turn it is now.
     pub fn put(&mut self, seed: u64, found: T) -> Vec<(u64, T)> {
         self.early.insert(seed, found);
         let mut ready = Vec::new();
-        while let Some(found) = self.early.remove(&self.next) {
-            ready.push((self.next, found));
-            self.next += 1;
+        while let Some(next) = self.next
+            && let Some(found) = self.early.remove(&next)
+        {
+            ready.push((next, found));
+            self.next = next.checked_add(1);
         }
         ready
     }

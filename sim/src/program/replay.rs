@@ -48,7 +48,7 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
         row.print(console.out, &repro)?;
         compare(console.out, &args.file, &scenario, &row)?;
     }
-    Ok(!matches!(row.verdict, Verdict::Fail { .. }))
+    Ok(row.verdict == Verdict::Ok)
 }
 
 /// What the head promised, and what it was recorded with.

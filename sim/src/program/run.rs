@@ -51,5 +51,5 @@ pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
         true => writeln!(console.out, "{}", row.json(&repro))?,
         false => row.print(console.out, &repro)?,
     }
-    Ok(!matches!(row.verdict, Verdict::Fail { .. }))
+    Ok(row.verdict == Verdict::Ok)
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::options::{parse_budget, read_scenario, write_file};
+use super::options::{can_write, parse_budget, read_scenario, write_file};
 use super::output::{Keep, Source, play};
 use super::{Console, Outcome, Trouble};
 use crate::scenario::{Expect, Scenario};
@@ -23,6 +23,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(console: &mut Console, args: Args) -> Outcome {
     let (scenario, text) = read_scenario(&args.file)?;
+    can_write(&args.output, "scenario")?;
     let lines = event_lines(&scenario);
     let Some(signature) = signature_of(&text) else {
         let message = format!("{} does not fail, so there is nothing to shrink", args.file.display());
@@ -65,13 +66,24 @@ pub(crate) fn smaller(
     progress: &mut dyn FnMut(&str),
 ) -> Small {
     let mut runs = 0;
+    let fails_clean = |scenario: &Scenario| {
+        let clean = Scenario { mutation: None, ..scenario.clone() };
+        signature_of(&clean.to_string()).as_deref() == Some(signature)
+    };
+    // Then what is left has to show the deliberate bug, not something that goes wrong without it as well.
+    let is_to_blame = scenario.mutation.is_some() && !fails_clean(scenario);
     // What is tried is the text, so that what is written has been tried.
     let mut try_run = |candidate: &Scenario| {
         if Instant::now() >= deadline {
             return None;
         }
         runs += 1;
-        signature_of(&candidate.to_string())
+        let found = signature_of(&candidate.to_string())?;
+        if is_to_blame && found == signature {
+            runs += 1;
+            return (!fails_clean(candidate)).then_some(found);
+        }
+        Some(found)
     };
     let mut small = crate::shrink::shrink(scenario, signature, &mut try_run, progress);
     small.expect = Expect::Fail(signature.to_owned());

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::options::{Seeds, WorldArgs, jobs, parse_budget, parse_seeds};
+use super::options::{Seeds, WorldArgs, jobs, parse_budget, parse_jobs, parse_seeds};
 use super::output::{Keep, Row, Source, play};
 use super::pool::{Heard, InOrder, each};
 use super::progress::Progress;
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     world: WorldArgs,
     /// How many worlds run side by side; as many as there are cores, when not given
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = parse_jobs)]
     jobs: Option<NonZeroUsize>,
     /// Begin no seed after so much time of the wall
     #[arg(long, value_name = "TIME", value_parser = parse_budget)]

@@ -261,6 +261,7 @@ impl World {
         if let Some(span) = self.timeline.as_mut().and_then(|timeline| timeline.operations.get_mut(span)) {
             span.to_us = (!matches!(outcome, Outcome::Unknown { .. })).then_some(self.now_us);
             span.outcome = Some(outcome.clone());
+            span.told_us = Some(self.now_us);
         }
         if let Some(work) = work {
             let is_refused = matches!(outcome, Outcome::Refused { .. });
@@ -276,7 +277,7 @@ impl World {
     }
 
     /// Clients that a stalled core is measured by: of a seed all, since all ask its members; of a record those that
-    /// have something to ask of it, and time for the answer.
+    /// have something to ask of it that tells whether it gets on, and time for the answer.
     pub(super) fn client_ids(&self) -> Vec<u64> {
         if self.seed.is_some() {
             return (1..=self.knobs.clients).collect();
@@ -284,7 +285,9 @@ impl World {
         let soon_us = self.now_us + self.knobs.core_ms * 1_000 / 2;
         let soon = self.events.range(..(soon_us, Class::Script, 0));
         let asking = soon.filter_map(|(_, happening)| match &happening.what {
-            What::Play { client, member, .. } if !self.weather.is_out(*member) => Some(*client),
+            What::Play { client, member, operation } if !self.weather.is_out(*member) && operation.shows_progress() => {
+                Some(*client)
+            }
             _ => None,
         });
         asking.collect::<BTreeSet<u64>>().into_iter().collect()
@@ -300,6 +303,7 @@ impl World {
             to_us: None,
             operation: operation.clone(),
             outcome: None,
+            told_us: None,
             line,
         });
         timeline.operations.len() - 1

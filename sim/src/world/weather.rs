@@ -200,6 +200,11 @@ impl World {
 
     pub(super) fn core_stands(&mut self) -> Result<(), Failure> {
         let members: Vec<u64> = self.ids().into_iter().filter(|id| !self.weather.is_out(*id)).collect();
+        // A file may leave fewer than chance would.
+        if 2 * members.len() <= self.machines.len() {
+            self.say("too few are left for a majority");
+            return Ok(());
+        }
         let clients = self.client_ids();
         self.say(&format!("members {} must get on alone", fault::print_members(&members)));
         self.show(&Seen::Core { members: &members, clients: &clients })

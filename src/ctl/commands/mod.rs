@@ -2,20 +2,26 @@
 //!
 //! A command reads its flags, builds one request, calls it through `client` and hands the answer to `printer`.
 
+pub mod check;
 pub mod compaction;
+pub mod completion;
 pub mod del;
+pub mod elect;
 pub mod endpoint;
 pub mod get;
+pub mod lease;
+pub mod lock;
 pub mod member;
 pub mod put;
 pub mod txn;
 mod txn_text;
 pub mod version;
+pub mod watch;
 
 use bytes::Bytes;
 
 /// The smallest key after every key with this prefix; `\0`, "to the end", when there is none.
-fn prefix_end(prefix: &[u8]) -> Bytes {
+pub(super) fn prefix_end(prefix: &[u8]) -> Bytes {
     match prefix.iter().rposition(|&byte| byte < 0xff) {
         Some(last) => {
             let mut end = prefix[..=last].to_vec();

@@ -151,7 +151,7 @@ pub fn parse_request(line: &[u8]) -> Result<RequestOp, Failure> {
 
 /// The words of a line: `"double quoted"` with Go's escapes, `'single quoted'` as it is, or up to the next space.
 /// A quote that nothing closes is passed over.
-fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
+pub fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
     let mut words = Vec::new();
     let mut at = 0;
     while at < line.len() {

@@ -4,13 +4,15 @@ use std::fmt::Write;
 
 use lockstep_proto::etcdserverpb::response_op::Response;
 use lockstep_proto::etcdserverpb::{
-    DeleteRangeResponse, HashKvResponse, MemberListResponse, PutResponse, RangeResponse, ResponseHeader,
+    DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse,
+    LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, RangeResponse, ResponseHeader,
     StatusResponse, TxnResponse,
 };
 use lockstep_proto::mvccpb::KeyValue;
 
 use super::Health;
 use crate::ctl::golang::quote;
+use crate::ctl::watch::Watched;
 
 /// Lines that are being written.
 #[derive(Default)]
@@ -80,6 +82,56 @@ pub fn txn(response: &TxnResponse) -> String {
             None => "\"Unknown\" : \"\"\n".to_string(),
         });
     }
+    out.0
+}
+
+pub fn watch(watched: &Watched) -> String {
+    let mut out = Fields::default();
+    out.header(&Some(watched.header));
+    for event in &watched.events {
+        out.line("Type", event.r#type().as_str_name());
+        event.prev_kv.iter().for_each(|kv| out.pair("Prev", kv));
+        event.kv.iter().for_each(|kv| out.pair("", kv));
+    }
+    out.0
+}
+
+pub fn lease_grant(response: &LeaseGrantResponse) -> String {
+    let mut out = Fields::default();
+    out.header(&response.header);
+    out.line("ID", response.id);
+    out.line("TTL", response.ttl);
+    out.0
+}
+
+pub fn lease_revoke(response: &LeaseRevokeResponse) -> String {
+    let mut out = Fields::default();
+    out.header(&response.header);
+    out.0
+}
+
+pub fn lease_keep_alive(response: &LeaseKeepAliveResponse) -> String {
+    let mut out = Fields::default();
+    out.header(&response.header);
+    out.line("ID", response.id);
+    out.line("TTL", response.ttl);
+    out.0
+}
+
+pub fn lease_time_to_live(response: &LeaseTimeToLiveResponse) -> String {
+    let mut out = Fields::default();
+    out.header(&response.header);
+    out.line("ID", response.id);
+    out.line("TTL", response.ttl);
+    out.line("GrantedTTL", response.granted_ttl);
+    response.keys.iter().for_each(|key| out.quoted("Key", key));
+    out.0
+}
+
+pub fn leases(response: &LeaseLeasesResponse) -> String {
+    let mut out = Fields::default();
+    out.header(&response.header);
+    response.leases.iter().for_each(|lease| out.line("ID", lease.id));
     out.0
 }
 

@@ -3,13 +3,15 @@
 
 use lockstep_proto::etcdserverpb::response_op::Response;
 use lockstep_proto::etcdserverpb::{
-    DeleteRangeResponse, HashKvResponse, MemberListResponse, PutResponse, RangeResponse, ResponseHeader, ResponseOp,
-    StatusResponse, TxnResponse,
+    DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse,
+    LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, RangeResponse, ResponseHeader,
+    ResponseOp, StatusResponse, TxnResponse,
 };
-use lockstep_proto::mvccpb::KeyValue;
+use lockstep_proto::mvccpb::{Event, KeyValue};
 
 use super::Health;
 use crate::ctl::golang::{base64, json_string};
+use crate::ctl::watch::Watched;
 
 /// A document as the line that is printed.
 pub fn line(document: String) -> Vec<u8> {
@@ -55,12 +57,16 @@ impl Object {
 
     fn header(self, header: &Option<ResponseHeader>) -> Object {
         let Some(header) = header else { return self };
-        let object = Object::new()
-            .number("cluster_id", header.cluster_id)
+        self.field("header", Object::new().header_fields(&Some(*header)).end())
+    }
+
+    /// The header's fields among this object's own: an embedded struct.
+    fn header_fields(self, header: &Option<ResponseHeader>) -> Object {
+        let header = header.unwrap_or_default();
+        self.number("cluster_id", header.cluster_id)
             .number("member_id", header.member_id)
             .number("revision", header.revision)
-            .number("raft_term", header.raft_term);
-        self.field("header", object.end())
+            .number("raft_term", header.raft_term)
     }
 
     fn end(mut self) -> String {
@@ -102,6 +108,55 @@ pub fn txn(response: &TxnResponse) -> String {
     };
     let object = Object::new().header(&response.header).truth("succeeded", response.succeeded);
     object.list("responses", response.responses.iter().map(answer).collect()).end()
+}
+
+/// A refusal that never was an answer has `null` events.
+pub fn watch(watched: &Watched) -> String {
+    let event = |event: &Event| {
+        let object = Object::new().number("type", event.r#type);
+        let object = event.kv.iter().fold(object, |object, kv| object.field("kv", pair(kv)));
+        event.prev_kv.iter().fold(object, |object, kv| object.field("prev_kv", pair(kv))).end()
+    };
+    let is_answer = watched.header != ResponseHeader::default();
+    let events = if is_answer { array(watched.events.iter().map(event).collect()) } else { "null".to_string() };
+    Object::new()
+        .field("Header", Object::new().header_fields(&Some(watched.header)).end())
+        .field("Events", events)
+        .field("CompactRevision", watched.compact_revision.to_string())
+        .field("Canceled", watched.canceled.to_string())
+        .field("Created", "false".to_string())
+        .end()
+}
+
+pub fn lease_grant(response: &LeaseGrantResponse) -> String {
+    let object = Object::new().header_fields(&response.header).field("ID", response.id.to_string());
+    object.field("TTL", response.ttl.to_string()).field("Error", json_string(response.error.as_bytes())).end()
+}
+
+pub fn lease_revoke(response: &LeaseRevokeResponse) -> String {
+    Object::new().header(&response.header).end()
+}
+
+pub fn lease_keep_alive(response: &LeaseKeepAliveResponse) -> String {
+    let object = Object::new().header_fields(&response.header).field("ID", response.id.to_string());
+    object.field("TTL", response.ttl.to_string()).end()
+}
+
+pub fn lease_time_to_live(response: &LeaseTimeToLiveResponse) -> String {
+    let keys = response.keys.iter().map(|key| format!("\"{}\"", base64(key))).collect();
+    let keys = if response.keys.is_empty() { "null".to_string() } else { array(keys) };
+    Object::new()
+        .header_fields(&response.header)
+        .field("id", response.id.to_string())
+        .field("ttl", response.ttl.to_string())
+        .field("granted-ttl", response.granted_ttl.to_string())
+        .field("keys", keys)
+        .end()
+}
+
+pub fn leases(response: &LeaseLeasesResponse) -> String {
+    let ids = response.leases.iter().map(|lease| Object::new().field("id", lease.id.to_string()).end());
+    Object::new().header_fields(&response.header).field("leases", array(ids.collect())).end()
 }
 
 pub fn member_list(response: &MemberListResponse) -> String {

@@ -9,11 +9,14 @@ mod simple;
 mod table;
 
 use lockstep_proto::etcdserverpb::{
-    DeleteRangeResponse, HashKvResponse, MemberListResponse, PutResponse, RangeResponse, StatusResponse, TxnResponse,
+    DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse,
+    LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, RangeResponse, StatusResponse,
+    TxnResponse,
 };
 
 use super::golang::human_bytes;
-use super::{Failure, code, emit, say_error_bytes};
+use super::watch::Watched;
+use super::{Failure, code, emit, emit_live, say_error_bytes};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -37,13 +40,15 @@ pub struct Health {
 }
 
 /// The output format of a command line.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Printer {
     pub format: Format,
     /// Keys and values (simple) or member ids (json) in hexadecimal.
     pub hex: bool,
     /// Simple format: leave out the keys.
     pub value_only: bool,
+    /// The command goes on printing for as long as somebody reads.
+    pub live: bool,
 }
 
 impl Printer {
@@ -61,7 +66,7 @@ impl Printer {
     }
 
     pub fn range(&self, response: &RangeResponse) -> Result<(), Failure> {
-        show(match self.format {
+        self.show(match self.format {
             Format::Simple => simple::range(self, response),
             Format::Fields => fields::range(response).into(),
             Format::Json => json::line(json::range(response)),
@@ -71,7 +76,7 @@ impl Printer {
     }
 
     pub fn put(&self, response: &PutResponse) -> Result<(), Failure> {
-        show(match self.format {
+        self.show(match self.format {
             Format::Simple => simple::put(self, response),
             Format::Fields => fields::put(response).into(),
             Format::Json => json::line(json::put(response)),
@@ -81,7 +86,7 @@ impl Printer {
     }
 
     pub fn delete_range(&self, response: &DeleteRangeResponse) -> Result<(), Failure> {
-        show(match self.format {
+        self.show(match self.format {
             Format::Simple => simple::delete_range(self, response),
             Format::Fields => fields::delete_range(response).into(),
             Format::Json => json::line(json::delete_range(response)),
@@ -91,7 +96,7 @@ impl Printer {
     }
 
     pub fn txn(&self, response: &TxnResponse) -> Result<(), Failure> {
-        show(match self.format {
+        self.show(match self.format {
             Format::Simple => simple::txn(self, response),
             Format::Fields => fields::txn(response).into(),
             Format::Json => json::line(json::txn(response)),
@@ -100,8 +105,68 @@ impl Printer {
         })
     }
 
+    pub fn watch(&self, watched: &Watched) -> Result<(), Failure> {
+        self.show(match self.format {
+            Format::Simple => simple::watch(self, watched),
+            Format::Fields => fields::watch(watched).into(),
+            Format::Json => json::line(json::watch(watched)),
+            Format::Protobuf => protobuf::watch(watched),
+            Format::Table => return unsupported("table"),
+        })
+    }
+
+    pub fn lease_grant(&self, response: &LeaseGrantResponse) -> Result<(), Failure> {
+        self.show(match self.format {
+            Format::Simple => simple::lease_grant(response),
+            Format::Fields => fields::lease_grant(response).into(),
+            Format::Json => json::line(json::lease_grant(response)),
+            Format::Protobuf => protobuf::header(&response.header),
+            Format::Table => return unsupported("table"),
+        })
+    }
+
+    pub fn lease_revoke(&self, id: i64, response: &LeaseRevokeResponse) -> Result<(), Failure> {
+        self.show(match self.format {
+            Format::Simple => simple::lease_revoke(id),
+            Format::Fields => fields::lease_revoke(response).into(),
+            Format::Json => json::line(json::lease_revoke(response)),
+            Format::Protobuf => return Err(protobuf::refused_revoke(response)),
+            Format::Table => return unsupported("table"),
+        })
+    }
+
+    pub fn lease_keep_alive(&self, response: &LeaseKeepAliveResponse) -> Result<(), Failure> {
+        self.show(match self.format {
+            Format::Simple => simple::lease_keep_alive(response),
+            Format::Fields => fields::lease_keep_alive(response).into(),
+            Format::Json => json::line(json::lease_keep_alive(response)),
+            Format::Protobuf => protobuf::header(&response.header),
+            Format::Table => return unsupported("table"),
+        })
+    }
+
+    pub fn lease_time_to_live(&self, response: &LeaseTimeToLiveResponse, keys: bool) -> Result<(), Failure> {
+        self.show(match self.format {
+            Format::Simple => simple::lease_time_to_live(response, keys),
+            Format::Fields => fields::lease_time_to_live(response).into(),
+            Format::Json => json::line(json::lease_time_to_live(response)),
+            Format::Protobuf => protobuf::header(&response.header),
+            Format::Table => return unsupported("table"),
+        })
+    }
+
+    pub fn leases(&self, response: &LeaseLeasesResponse) -> Result<(), Failure> {
+        self.show(match self.format {
+            Format::Simple => simple::leases(response),
+            Format::Fields => fields::leases(response).into(),
+            Format::Json => json::line(json::leases(response)),
+            Format::Protobuf => protobuf::header(&response.header),
+            Format::Table => return unsupported("table"),
+        })
+    }
+
     pub fn member_list(&self, response: &MemberListResponse) -> Result<(), Failure> {
-        show(match self.format {
+        self.show(match self.format {
             Format::Simple => simple::rows(&member_rows(response)),
             Format::Fields => fields::member_list(response).into(),
             Format::Json if self.hex => json::line(json::member_list_hex(response)),
@@ -112,7 +177,7 @@ impl Printer {
     }
 
     pub fn endpoint_health(&self, list: &[Health]) -> Result<(), Failure> {
-        show(match self.format {
+        self.show(match self.format {
             Format::Simple => {
                 let (well, ill) = simple::health(list);
                 say_error_bytes(&ill);
@@ -126,7 +191,7 @@ impl Printer {
     }
 
     pub fn endpoint_status(&self, list: &[(String, StatusResponse)]) -> Result<(), Failure> {
-        show(match self.format {
+        self.show(match self.format {
             Format::Simple => simple::rows(&status_rows(list)),
             Format::Fields => fields::status(list).into(),
             Format::Json => json::line(json::status(list)),
@@ -136,7 +201,7 @@ impl Printer {
     }
 
     pub fn endpoint_hashkv(&self, list: &[(String, HashKvResponse)]) -> Result<(), Failure> {
-        show(match self.format {
+        self.show(match self.format {
             Format::Simple => simple::rows(&hashkv_rows(list)),
             Format::Fields => fields::hashkv(list).into(),
             Format::Json => json::line(json::hashkv(list)),
@@ -144,11 +209,15 @@ impl Printer {
             Format::Table => table::draw(&["endpoint", "hash"], &hashkv_rows(list)).into(),
         })
     }
-}
 
-fn show(text: Vec<u8>) -> Result<(), Failure> {
-    emit(&text);
-    Ok(())
+    fn show(&self, text: Vec<u8>) -> Result<(), Failure> {
+        if self.live {
+            emit_live(&text)
+        } else {
+            emit(&text)
+        }
+        Ok(())
+    }
 }
 
 fn unsupported(format: &str) -> Result<(), Failure> {

@@ -1,10 +1,15 @@
 //! The default format: keys and values on a line each, lists as comma-separated lines.
 
 use lockstep_proto::etcdserverpb::response_op::Response;
-use lockstep_proto::etcdserverpb::{DeleteRangeResponse, PutResponse, RangeResponse, TxnResponse};
+use lockstep_proto::etcdserverpb::{
+    DeleteRangeResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseTimeToLiveResponse,
+    PutResponse, RangeResponse, TxnResponse,
+};
 use lockstep_proto::mvccpb::KeyValue;
 
 use super::{Health, Printer, Rows};
+use crate::ctl::golang::hex16;
+use crate::ctl::watch::Watched;
 
 pub fn range(printer: &Printer, response: &RangeResponse) -> Vec<u8> {
     let mut out = Vec::new();
@@ -37,6 +42,47 @@ pub fn txn(printer: &Printer, response: &TxnResponse) -> Vec<u8> {
         }
     }
     out
+}
+
+pub fn watch(printer: &Printer, watched: &Watched) -> Vec<u8> {
+    let mut out = Vec::new();
+    for event in &watched.events {
+        out.extend(format!("{}\n", event.r#type().as_str_name()).bytes());
+        event.prev_kv.iter().chain(&event.kv).for_each(|kv| pair(printer, &mut out, kv));
+    }
+    out
+}
+
+pub fn lease_grant(response: &LeaseGrantResponse) -> Vec<u8> {
+    format!("lease {} granted with TTL({}s)\n", hex16(response.id), response.ttl).into()
+}
+
+pub fn lease_revoke(id: i64) -> Vec<u8> {
+    format!("lease {} revoked\n", hex16(id)).into()
+}
+
+pub fn lease_keep_alive(response: &LeaseKeepAliveResponse) -> Vec<u8> {
+    format!("lease {} keepalived with TTL({})\n", hex16(response.id), response.ttl).into()
+}
+
+pub fn lease_time_to_live(response: &LeaseTimeToLiveResponse, keys: bool) -> Vec<u8> {
+    let (id, granted, left) = (hex16(response.id), response.granted_ttl, response.ttl);
+    if granted == 0 && left == -1 {
+        return format!("lease {id} already expired\n").into();
+    }
+    let mut out = format!("lease {id} granted with TTL({granted}s), remaining({left}s)").into_bytes();
+    if keys {
+        out.extend(b", attached keys([");
+        out.extend(response.keys.join(&b' '));
+        out.extend(b"])");
+    }
+    out.push(b'\n');
+    out
+}
+
+pub fn leases(response: &LeaseLeasesResponse) -> Vec<u8> {
+    let ids = response.leases.iter().map(|lease| hex16(lease.id) + "\n");
+    format!("found {} leases\n{}", response.leases.len(), ids.collect::<String>()).into()
 }
 
 pub fn rows(rows: &Rows) -> Vec<u8> {

@@ -220,8 +220,8 @@ impl Keeper {
         self.reign.as_ref().map(|reign| reign.term)
     }
 
-    /// Renews a lease. The proof is `term`: this member led it when a round of read index was confirmed that began after
-    /// the renewal had arrived; everything up to that round's index has been handed to [`Keeper::changed`].
+    /// Renews a lease. The proof is `term`: this member led it when a round of read index was confirmed that began
+    /// after the renewal had arrived; everything up to that round's index has been handed to [`Keeper::changed`].
     pub fn renew(&mut self, now: Instant, id: i64, term: u64) -> Renewal {
         if !self.prove(now, term) {
             return Renewal::NotLeader;
@@ -304,8 +304,11 @@ impl Keeper {
         if self.reign.is_none() {
             return Vec::new();
         }
-        self.scan(&mut left);
-        self.look(now, left);
+        // Half for each: a promotion must not put off what has expired already.
+        let mut to_scan = left.div_ceil(2);
+        left -= to_scan;
+        self.scan(&mut to_scan);
+        self.look(now, left + to_scan);
 
         let reign = self.reign.as_mut().expect("checked");
         let mut effects = Vec::new();

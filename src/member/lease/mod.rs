@@ -1,7 +1,7 @@
 //! Leases: what every member knows of them, and the clock that only the leader runs.
 //!
-//! [`Table`] is replicated: which leases there are, how long they live, which keys hang on them. It belongs to the apply
-//! machine, changes by log entries alone, and knows no time. [`Keeper`] is one member's own: it hears of every
+//! [`Table`] is replicated: which leases there are, how long they live, which keys hang on them. It belongs to the
+//! apply machine, changes by log entries alone, and knows no time. [`Keeper`] is one member's own: it hears of every
 //! [`Change`] of the table, and while its member leads it counts the time of each lease, answers renewals, and asks for
 //! the revocation of what has expired. Expiry is decided by nobody else, and only ever takes effect as a log entry.
 

@@ -51,7 +51,7 @@ enum Keys {
     #[default]
     None,
     One(Bytes),
-    Many(Box<BTreeSet<Bytes>>),
+    Many(BTreeSet<Bytes>),
 }
 
 impl Table {
@@ -199,7 +199,7 @@ impl Keys {
             Keys::None => *self = Keys::One(key),
             Keys::One(one) => {
                 let one = std::mem::take(one);
-                *self = Keys::Many(Box::new(BTreeSet::from([one, key])));
+                *self = Keys::Many(BTreeSet::from([one, key]));
             }
             Keys::Many(many) => drop(many.insert(key)),
         }

@@ -103,8 +103,8 @@ pub enum Effect {
     Persist(Persist),
     /// Committed, for the apply machine.
     Apply(Vec<raftpb::Entry>),
-    /// These reads may be served by a view that has applied up to `index`. `led`: the term that this member leads, whose
-    /// leadership their round has confirmed since they arrived.
+    /// These reads may be served by a view that has applied up to `index`. `led`: the term that this member leads, and
+    /// that their round has confirmed since they arrived.
     ReadReady {
         reads: Vec<ReadRequest>,
         index: u64,

@@ -12,6 +12,7 @@ use crate::member::apply::{Response as Applied, kv, range, txn};
 use crate::member::check;
 use crate::mvcc::read::{Error as StoreError, Overtaken};
 use crate::mvcc::{View, read_newest};
+use crate::server::metrics::METRICS;
 use crate::server::node::{Consistency, Node};
 
 pub struct Kv {
@@ -47,6 +48,7 @@ impl kv_server::Kv for Kv {
         } else {
             self.read_apart(view, move |view| range::range(&**view, &request)).await?.map_err(store_status)?
         };
+        METRICS.ranges.inc();
         self.node.fill(&mut response.header);
         Ok(Response::new(response))
     }

@@ -2,10 +2,15 @@
 //! nothing else.
 
 mod cluster;
+mod counted;
+mod election;
+mod health;
 mod kv;
 mod lease;
+mod lock;
 mod long;
 mod maintenance;
+mod queue;
 mod range_stream;
 pub mod watch;
 
@@ -17,6 +22,9 @@ use lockstep_proto::etcdserverpb::{
     self as pb, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
     maintenance_server::MaintenanceServer,
 };
+use lockstep_proto::health::health_server::HealthServer;
+use lockstep_proto::v3electionpb::election_server::ElectionServer;
+use lockstep_proto::v3lockpb::lock_server::LockServer;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
 
@@ -28,22 +36,41 @@ use crate::mvcc::read::Error as StoreError;
 /// What gRPC adds to a request of the permitted size.
 pub(super) const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
+/// The largest message that the services take.
+pub fn max_message_bytes(node: &Node) -> usize {
+    node.max_request_bytes.saturating_add(GRPC_OVERHEAD_BYTES)
+}
+
+/// The refusal of whoever asks for more than there is room for.
+pub fn too_many_requests() -> Status {
+    status(EtcdError::TooManyRequests)
+}
+
 /// All services, for the client listeners.
 pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
-    let max_request = node.max_request_bytes.saturating_add(GRPC_OVERHEAD_BYTES);
+    let max_request = max_message_bytes(&node);
     macro_rules! serve {
         ($server:ident, $service:expr) => {
-            $server::new($service).max_decoding_message_size(max_request).max_encoding_message_size(i32::MAX as usize)
+            $server::from_arc($service)
+                .max_decoding_message_size(max_request)
+                .max_encoding_message_size(i32::MAX as usize)
         };
     }
-    tonic::service::Routes::new(serve!(KvServer, kv::Kv { node: node.clone(), max_txn_ops, budget: Arc::default() }))
-        .add_service(serve!(LeaseServer, lease::Lease { node: node.clone(), leader: LeaseClient::default() }))
-        .add_service(serve!(ClusterServer, cluster::Cluster { node: node.clone() }))
-        .add_service(serve!(MaintenanceServer, maintenance::Maintenance { node: node.clone() }))
+    let kv = Arc::new(kv::Kv { node: node.clone(), max_txn_ops, budget: Arc::default() });
+    let lease = Arc::new(lease::Lease { node: node.clone(), leader: LeaseClient::default() });
+    let queues = queue::Queues { node: node.clone(), kv: kv.clone(), lease: lease.clone() };
+    tonic::service::Routes::new(serve!(KvServer, kv))
+        .add_service(serve!(LeaseServer, lease))
+        .add_service(serve!(LockServer, Arc::new(lock::Lock { queues: queues.clone() })))
+        .add_service(serve!(ElectionServer, Arc::new(election::Election { queues })))
+        .add_service(serve!(ClusterServer, Arc::new(cluster::Cluster { node: node.clone() })))
+        .add_service(serve!(MaintenanceServer, Arc::new(maintenance::Maintenance { node: node.clone() })))
         .add_service(watch::WatchServer { node, max_request })
+        .add_service(serve!(HealthServer, Arc::new(health::Health)))
         .prepare()
         .into_axum_router()
         .layer(axum::middleware::map_response(finish))
+        .layer(axum::middleware::from_fn(counted::count))
 }
 
 /// What tonic cannot do by itself.

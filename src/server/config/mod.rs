@@ -13,6 +13,7 @@ pub mod urls;
 mod validate;
 pub mod value;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 pub use cluster::{Bootstrap, BootstrapMember};
@@ -55,6 +56,15 @@ pub struct Config {
     pub grpc_keepalive_timeout_ms: u64,
     pub watch_progress_interval_ms: u64,
     pub socket_reuse_port: bool,
+    pub enable_grpc_gateway: bool,
+    pub enable_pprof: bool,
+    /// `--metrics extensive`.
+    pub extensive_metrics: bool,
+    pub listen_metrics_urls: Vec<Url>,
+    /// Origins that browsers may call from.
+    pub cors: BTreeSet<String>,
+    /// Names under which HTTP requests may ask for this server.
+    pub host_whitelist: BTreeSet<String>,
     pub pre_vote: bool,
     pub unsafe_no_fsync: bool,
     pub log: LogConfig,
@@ -148,6 +158,15 @@ fn typed(flags: &FlagSet) -> Result<Config, String> {
         grpc_keepalive_timeout_ms: flags.duration_ms("grpc-keepalive-timeout"),
         watch_progress_interval_ms: watch_progress_interval_ms(flags),
         socket_reuse_port: flags.bool("socket-reuse-port"),
+        enable_grpc_gateway: flags.bool("enable-grpc-gateway"),
+        enable_pprof: flags.bool("enable-pprof"),
+        extensive_metrics: flags.text("metrics") == "extensive",
+        listen_metrics_urls: urls::parse_list(flags.text("listen-metrics-urls"))?,
+        cors: match flags.text("cors") {
+            "*" => BTreeSet::from(["*".to_owned()]),
+            origins => urls::strings(&urls::parse_list(origins)?).into_iter().collect(),
+        },
+        host_whitelist: flags.list("host-whitelist").into_iter().collect(),
         pre_vote: flags.bool("pre-vote"),
         unsafe_no_fsync: flags.bool("unsafe-no-fsync"),
     })

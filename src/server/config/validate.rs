@@ -77,6 +77,11 @@ pub fn check(flags: &FlagSet, config: &Config) -> Result<(), String> {
             "TLS key/cert (--cert-file, --key-file) must be provided for client url {url} with HTTPS scheme"
         ));
     }
+    if let Some(url) = config.listen_metrics_urls.iter().find(|u| u.is_tls()) {
+        return Err(format!(
+            "TLS key/cert (--cert-file, --key-file) must be provided for metrics url {url} with HTTPS scheme"
+        ));
+    }
     match config.listen_peer_urls.iter().find(|u| u.is_tls()) {
         Some(url) => {
             Err(format!("cannot listen on TLS for {}: KeyFile and CertFile are not presented", url.authority()))

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::{AlarmType, Answer, Health, only_get, plain, query_values};
 use crate::server::log;
+use crate::server::metrics::METRICS;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Check {
@@ -67,6 +68,8 @@ async fn health(State(probed): State<Probed>, method: Method, RawQuery(query): R
     let excluded = query_values(query.as_deref(), "exclude");
     let serializable = query_values(query.as_deref(), "serializable").first().is_some_and(|v| v == "true");
     let outcome = probed.health(&excluded, serializable).await;
+    let counter = if outcome.is_ok() { &METRICS.health_success } else { &METRICS.health_failures };
+    counter.inc();
     let page = match &outcome {
         Ok(()) => HealthPage { health: "true", reason: String::new() },
         Err(reason) => HealthPage { health: "false", reason: reason.clone() },

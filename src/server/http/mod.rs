@@ -1,9 +1,13 @@
-//! The HTTP faces of the client port that are not gRPC: health and version, as etcd 3.7 answers them.
+//! The HTTP faces of the client port that are not gRPC: the JSON gateway, metrics, health, version and debug pages.
 //!
 //! The member is seen through the [`Health`] trait only. The router of [`router`] sets no fallback, so that it merges
 //! with tonic's; [`fallback`] is the one for the merged router.
 
+pub mod access;
+pub mod debug;
+pub mod gateway;
 mod health;
+pub mod metrics;
 mod version;
 
 use std::future::Future;
@@ -44,12 +48,15 @@ pub fn router(member: Arc<dyn Health>, request_limit: Duration) -> Router {
     health::router(member.clone(), request_limit).merge(version::router(member))
 }
 
+/// What passes `access` on its way to `pages`: everything but gRPC.
+pub fn guarded(pages: Router, access: access::Access) -> Router {
+    pages.layer(axum::middleware::from_fn_with_state(Arc::new(access), access::control))
+}
+
 /// What nobody else answers: an unknown gRPC service, or Go's 404 page.
 pub async fn fallback(request: Request) -> Response {
-    let grpc =
-        request.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
-    if !grpc {
-        return plain(StatusCode::NOT_FOUND, "404 page not found\n".to_string());
+    if !is_grpc(request.headers()) {
+        return after(request, plain(StatusCode::NOT_FOUND, "404 page not found\n".to_string())).await;
     }
     let path = request.uri().path();
     let message = match path.strip_prefix('/').and_then(|p| p.rsplit_once('/')) {
@@ -57,6 +64,19 @@ pub async fn fallback(request: Request) -> Response {
         None => format!("malformed method name: {path:?}"),
     };
     tonic::Status::unimplemented(message).into_http::<Body>().into_response()
+}
+
+fn is_grpc(headers: &axum::http::HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// `response`, once the rest of a small body was read: to close on what a client still sends may cost it the answer.
+async fn after(request: Request, response: Response) -> Response {
+    const MOST_BYTES: usize = 256 << 10;
+    const LIMIT: Duration = Duration::from_secs(5);
+    // A larger or slower one is cut off.
+    let _ = tokio::time::timeout(LIMIT, axum::body::to_bytes(request.into_body(), MOST_BYTES)).await;
+    response
 }
 
 /// A page as Go's `http.Error` and our checks send it.

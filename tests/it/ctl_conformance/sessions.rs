@@ -2,7 +2,11 @@
 //!
 //! A line is `[NAME=value …] words… [< "standard input"]`. Words may be quoted: 'as it is' or "with \n, \t and \xff".
 //! `@E` is the server's `host:port`, `@X` an address where nobody listens; a line without either gets
-//! `--endpoints=@E` in front, unless it begins with `!`. `#` begins a comment.
+//! `--endpoints=@E` in front, unless it begins with `!`. `#` begins a comment. `@L` is the last lease that was granted.
+//!
+//! Commands that go on have a name of capitals: `A> words…` starts one, `A< "text"` writes to it, `A? 3` waits until it
+//! has printed three lines, `A!INT` and `A!TERM` send it a signal, `A.` waits for its end. `pause 300` waits so many
+//! milliseconds.
 
 /// A named conversation; each gets a fresh server.
 pub struct Session {

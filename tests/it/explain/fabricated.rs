@@ -216,8 +216,9 @@ impl Run {
 
     fn span(&mut self, client: u64, member: u64, from_us: u64, to_us: u64, operation: Operation, outcome: Outcome) {
         let (number, outcome) = (self.timeline.operations.len() as u64 + 1, Some(outcome));
-        let to_us = Some(to_us);
-        self.timeline.operations.push(Span { number, client, member, from_us, to_us, operation, outcome, line: 0 });
+        let (to_us, told_us) = (Some(to_us), Some(to_us));
+        let span = Span { number, client, member, from_us, to_us, operation, outcome, told_us, line: 0 };
+        self.timeline.operations.push(span);
     }
 
     fn put(&mut self, client: u64, member: u64, from_us: u64, to_us: u64, key: &str, value: &str) {

@@ -48,6 +48,23 @@ impl Client {
         move_leader: MaintenanceClient(MoveLeaderRequest) -> MoveLeaderResponse;
         member_list: ClusterClient(MemberListRequest) -> MemberListResponse;
         lease_grant: LeaseClient(LeaseGrantRequest) -> LeaseGrantResponse;
+        lease_revoke: LeaseClient(LeaseRevokeRequest) -> LeaseRevokeResponse;
+        lease_time_to_live: LeaseClient(LeaseTimeToLiveRequest) -> LeaseTimeToLiveResponse;
+        lease_leases: LeaseClient(LeaseLeasesRequest) -> LeaseLeasesResponse;
+    }
+
+    /// Sends keep-alives for these leases down one stream, and returns what comes back.
+    pub fn keep_alive(&self, ids: &[i64]) -> Result<Vec<LeaseKeepAliveResponse>, Status> {
+        let requests: Vec<_> = ids.iter().map(|id| LeaseKeepAliveRequest { id: *id }).collect();
+        self.runtime.block_on(async {
+            let mut client = LeaseClient::new(self.channel.clone());
+            let mut answers = client.lease_keep_alive(tokio_stream::iter(requests)).await?.into_inner();
+            let mut all = Vec::new();
+            while let Some(answer) = answers.message().await? {
+                all.push(answer);
+            }
+            Ok(all)
+        })
     }
 
     /// All answers of a stream.

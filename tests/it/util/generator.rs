@@ -9,10 +9,12 @@ use lockstep::proto::etcdserverpb::*;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use super::target::Request;
+use super::target::{LEASE_TTL_S, Request};
 
-/// Leases that exist when leases do.
+/// Leases that exist when leases do, until a step revokes one.
 pub const LEASES: [i64; 2] = [7001, 7002];
+/// Leases that steps grant and revoke.
+pub const LEASE_POOL: [i64; 4] = [LEASES[0], LEASES[1], 7003, -7004];
 const UNKNOWN_LEASE: i64 = 666;
 const KEYS: [&[u8]; 11] = [b"a", b"a0", b"aa", b"ab", b"b", b"b\0", b"ba", b"c", b"k", b"\0", b"\xff\xff"];
 
@@ -52,7 +54,8 @@ pub fn request(seed: u64, sequence: u64, step: u64, at: Position) -> Request {
         28..58 => Request::Range(g.range(true)),
         58..66 => Request::DeleteRange(g.delete_range(true)),
         66..91 => Request::Txn(g.txn_request()),
-        91..95 => Request::Compact(g.compaction()),
+        91..94 => Request::Compact(g.compaction()),
+        96..100 if at.leases => g.lease_request(),
         _ => Request::HashKv(g.hash_kv()),
     }
 }
@@ -97,7 +100,8 @@ impl Source {
     fn lease(&mut self) -> i64 {
         match self.below(20) {
             0 => UNKNOWN_LEASE,
-            1..5 if self.at.leases => self.pick(&LEASES),
+            1..4 if self.at.leases => self.pick(&LEASES),
+            4 if self.at.leases => self.pick(&LEASE_POOL),
             _ => 0,
         }
     }
@@ -193,6 +197,21 @@ impl Source {
             _ => rev - i64::from(self.below(15)),
         };
         CompactionRequest { revision, physical: self.percent(50) }
+    }
+
+    fn lease_request(&mut self) -> Request {
+        let id = if self.percent(10) { UNKNOWN_LEASE } else { self.pick(&LEASE_POOL) };
+        match self.below(10) {
+            0..5 => {
+                let ttl = self.pick(&[LEASE_TTL_S, LEASE_TTL_S, LEASE_TTL_S * 2, 9_000_000_000, 9_000_000_001]);
+                // The unknown one stays unknown.
+                let id = if id == UNKNOWN_LEASE { LEASE_POOL[2] } else { id };
+                Request::Grant(LeaseGrantRequest { id, ttl })
+            }
+            5..7 => Request::Revoke(LeaseRevokeRequest { id }),
+            7..9 => Request::TimeToLive(LeaseTimeToLiveRequest { id, keys: self.percent(70) }),
+            _ => Request::Leases(LeaseLeasesRequest {}),
+        }
     }
 
     fn hash_kv(&mut self) -> HashKvRequest {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use lockstep::member::error::EtcdError;
 use lockstep::mvcc::read::{Error, RangeOptions, RangeResult, Read, Revision, Write};
 use lockstep::proto::mvccpb::KeyValue;
 use prost::Message;
@@ -15,7 +16,8 @@ pub struct Model {
     rev: i64,
     compact_rev: i64,
     keys: BTreeMap<Bytes, Vec<(Revision, Option<KeyValue>)>>,
-    pub leases: BTreeSet<i64>,
+    /// The TTL of each.
+    pub leases: BTreeMap<i64, i64>,
 }
 
 /// A write transaction; its writes are in the model at once, and `end` moves the revision.
@@ -27,7 +29,7 @@ pub struct ModelTxn<'a> {
 
 impl Default for Model {
     fn default() -> Self {
-        Model { rev: 1, compact_rev: -1, keys: BTreeMap::new(), leases: BTreeSet::new() }
+        Model { rev: 1, compact_rev: -1, keys: BTreeMap::new(), leases: BTreeMap::new() }
     }
 }
 
@@ -35,6 +37,26 @@ impl Model {
     pub fn begin(&mut self) -> ModelTxn<'_> {
         let begin = self.rev;
         ModelTxn { model: self, begin, changes: 0 }
+    }
+
+    /// Grants a lease, or refuses it as etcd does; its TTL is at least that of a lone member of the tests.
+    pub fn grant(&mut self, id: i64, ttl_s: i64) -> Result<i64, EtcdError> {
+        if ttl_s > 9_000_000_000 {
+            return Err(EtcdError::LeaseTtlTooLarge);
+        }
+        if self.leases.contains_key(&id) {
+            return Err(EtcdError::LeaseExists);
+        }
+        let ttl_s = ttl_s.max(1);
+        self.leases.insert(id, ttl_s);
+        Ok(ttl_s)
+    }
+
+    /// The keys whose newest version names this lease, in key order; `None` when there is no such lease.
+    pub fn leased_keys(&self, id: i64) -> Option<Vec<Bytes>> {
+        self.leases.get(&id)?;
+        let newest = self.keys.iter().filter_map(|(key, history)| Some((key, history.last()?.1.as_ref()?)));
+        Some(newest.filter(|(_, kv)| kv.lease == id).map(|(key, _)| key.clone()).collect())
     }
 
     pub fn compact(&mut self, rev: i64) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use lockstep::member::apply::kv::{self, KvError};
 use lockstep::member::apply::{range, txn};
 use lockstep::member::check;
 use lockstep::member::error::EtcdError;
-use lockstep::mvcc::read::{self, Read};
+use lockstep::mvcc::read::{self, Read, Write};
 use lockstep::proto::etcdserverpb::response_op::Response as OpResponse;
 use lockstep::proto::etcdserverpb::*;
 
@@ -15,6 +15,8 @@ use super::process::{Cluster, Kind};
 
 /// etcd's default for `--max-txn-ops`.
 pub const MAX_TXN_OPS: usize = 128;
+/// Leases of the tests live longer than the tests.
+pub const LEASE_TTL_S: i64 = 36_000;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
@@ -24,6 +26,10 @@ pub enum Request {
     Txn(TxnRequest),
     Compact(CompactionRequest),
     HashKv(HashKvRequest),
+    Grant(LeaseGrantRequest),
+    Revoke(LeaseRevokeRequest),
+    TimeToLive(LeaseTimeToLiveRequest),
+    Leases(LeaseLeasesRequest),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +40,10 @@ pub enum Response {
     Txn(TxnResponse),
     Compact(CompactionResponse),
     HashKv(HashKvResponse),
+    Grant(LeaseGrantResponse),
+    Revoke(LeaseRevokeResponse),
+    TimeToLive(LeaseTimeToLiveResponse),
+    Leases(LeaseLeasesResponse),
 }
 
 /// A gRPC error as a client sees it.
@@ -72,11 +82,16 @@ impl Response {
             Response::Txn(r) => r.header,
             Response::Compact(r) => r.header,
             Response::HashKv(r) => r.header,
+            Response::Grant(r) => r.header,
+            Response::Revoke(r) => r.header,
+            Response::TimeToLive(r) => r.header,
+            Response::Leases(r) => r.header,
         };
         header.expect("every response has a header")
     }
 
-    /// Blanks what differs between two clusters that agree: ids and terms, in nested headers too.
+    /// Blanks what differs between two clusters that agree: ids and terms, in nested headers too; of a lease the time
+    /// that passed since its grant, and an order that etcd takes from a hash map.
     fn masked(mut self) -> Response {
         match &mut self {
             Response::Range(r) => mask(&mut r.header),
@@ -85,6 +100,20 @@ impl Response {
             Response::Txn(r) => mask_txn(r),
             Response::Compact(r) => mask(&mut r.header),
             Response::HashKv(r) => mask(&mut r.header),
+            Response::Grant(r) => mask(&mut r.header),
+            Response::Revoke(r) => mask(&mut r.header),
+            Response::TimeToLive(r) => {
+                mask(&mut r.header);
+                r.keys.sort();
+                let passed = r.granted_ttl - r.ttl;
+                if r.ttl > 0 && (0..LEASE_TTL_S / 2).contains(&passed) {
+                    r.ttl = r.granted_ttl;
+                }
+            }
+            Response::Leases(r) => {
+                mask(&mut r.header);
+                r.leases.sort_by_key(|lease| lease.id);
+            }
         }
         self
     }
@@ -154,6 +183,10 @@ impl Target for Process {
             Request::Txn(r) => self.client.txn(r).map(Response::Txn),
             Request::Compact(r) => self.client.compact(r).map(Response::Compact),
             Request::HashKv(r) => self.client.hash_kv(r).map(Response::HashKv),
+            Request::Grant(r) => self.client.lease_grant(r).map(Response::Grant),
+            Request::Revoke(r) => self.client.lease_revoke(r).map(Response::Revoke),
+            Request::TimeToLive(r) => self.client.lease_time_to_live(r).map(Response::TimeToLive),
+            Request::Leases(r) => self.client.lease_leases(r).map(Response::Leases),
         };
         match reply {
             Ok(response) => {
@@ -170,7 +203,7 @@ impl Target for Process {
     }
 
     fn grant_lease(&mut self, id: i64) -> bool {
-        match self.client.lease_grant(LeaseGrantRequest { id, ttl: 36_000 }) {
+        match self.client.lease_grant(LeaseGrantRequest { id, ttl: LEASE_TTL_S }) {
             Ok(_) => true,
             Err(status) if status.code() == tonic::Code::Unimplemented => false,
             Err(status) => panic!("{} grants no lease: {status}", self.name()),
@@ -192,7 +225,7 @@ impl InProcess {
     /// What a member does with a request, without the log in between.
     pub fn answer(&mut self, request: &Request) -> Result<Response, KvError> {
         let leases = self.model.leases.clone();
-        let lease_exists = |id| leases.contains(&id);
+        let lease_exists = |id| leases.contains_key(&id);
         match request {
             Request::Range(r) => {
                 check::range(r)?;
@@ -232,6 +265,35 @@ impl InProcess {
                 let header = header(self.model.rev());
                 Ok(Response::HashKv(HashKvResponse { header, hash, compact_revision, hash_revision }))
             }
+            Request::Grant(r) => {
+                let ttl = self.model.grant(r.id, r.ttl)?;
+                let header = header(self.model.rev());
+                Ok(Response::Grant(LeaseGrantResponse { header, id: r.id, ttl, error: String::new() }))
+            }
+            Request::Revoke(r) => {
+                let keys = self.model.leased_keys(r.id).ok_or(EtcdError::LeaseNotFound)?;
+                let mut w = self.model.begin();
+                for key in keys {
+                    w.delete_range(&key, b"");
+                }
+                w.end();
+                self.model.leases.remove(&r.id);
+                Ok(Response::Revoke(LeaseRevokeResponse { header: header(self.model.rev()) }))
+            }
+            Request::TimeToLive(r) => {
+                let (id, header) = (r.id, header(self.model.rev()));
+                let Some(ttl) = self.model.leases.get(&id).copied() else {
+                    let ttl = -1;
+                    return Ok(Response::TimeToLive(LeaseTimeToLiveResponse { header, id, ttl, ..Default::default() }));
+                };
+                let keys = self.model.leased_keys(id).filter(|_| r.keys).unwrap_or_default();
+                let keys = keys.iter().map(|key| key.to_vec()).collect();
+                Ok(Response::TimeToLive(LeaseTimeToLiveResponse { header, id, ttl, granted_ttl: ttl, keys }))
+            }
+            Request::Leases(_) => {
+                let leases = self.model.leases.keys().map(|id| LeaseStatus { id: *id }).collect();
+                Ok(Response::Leases(LeaseLeasesResponse { header: header(self.model.rev()), leases }))
+            }
         }
     }
 }
@@ -259,7 +321,7 @@ impl Target for InProcess {
     }
 
     fn grant_lease(&mut self, id: i64) -> bool {
-        self.model.leases.insert(id)
+        self.model.grant(id, LEASE_TTL_S).is_ok()
     }
 
     fn member_count(&mut self) -> usize {

@@ -1,0 +1,433 @@
+//! The JSON gateway beside that of a real etcd: the same requests to both, and the same status, headers and bodies.
+//!
+//! Ids, terms and sizes are a server's own and masked; everything else is compared byte for byte, errors first of all.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::util::oracle::Etcd;
+use crate::util::process::{Cluster, Kind};
+
+/// An answer, as far as the two servers must agree on it.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    headers: Vec<String>,
+    body: String,
+}
+
+/// What differs by its nature: the numbers under these names.
+const OWN: [&str; 7] = ["cluster_id", "member_id", "raft_term", "hash", "ID", "leader", "compact_revision"];
+const HEADERS: [&str; 8] = [
+    "content-type",
+    "x-content-type-options",
+    "grpc-metadata-content-type",
+    "location",
+    "allow",
+    "access-control-allow-origin",
+    "access-control-allow-methods",
+    "access-control-allow-headers",
+];
+
+fn connect(url: &str) -> TcpStream {
+    let stream = TcpStream::connect(url.trim_start_matches("http://")).expect("the server accepts");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket takes a time-out");
+    stream
+}
+
+fn ask(url: &str, method: &str, path: &str, more: &str, body: &[u8]) -> Answer {
+    let mut stream = connect(url);
+    let host = if more.to_ascii_lowercase().contains("host:") { "" } else { "Host: localhost\r\n" };
+    let head = format!("{method} {path} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: {}\r\n", body.len());
+    // In one piece: etcd may close on a body that comes after its answer.
+    stream.write_all(&[head.as_bytes(), more.as_bytes(), b"\r\n", body].concat()).expect("the request is sent");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("the answer is read");
+    let text = String::from_utf8(bytes).expect("the answer is text");
+    let (head, body) = text.split_once("\r\n\r\n").expect("the answer has a head");
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("the answer has a status");
+    let lines = head.lines().skip(1).filter_map(|line| line.split_once(": "));
+    let lines = lines.map(|(name, value)| (name.to_ascii_lowercase(), value));
+    let mut headers: Vec<String> = lines
+        .clone()
+        .filter(|(name, _)| HEADERS.contains(&name.as_str()))
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    headers.sort();
+    let chunked = lines.into_iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+    Answer { status, headers, body: masked(&if chunked { unchunk(body) } else { body.to_owned() }) }
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut out = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap_or(0);
+        if size == 0 {
+            break;
+        }
+        out.push_str(&rest[..size]);
+        body = &rest[size + 2..];
+    }
+    out
+}
+
+fn masked(body: &str) -> String {
+    let mut out = body.to_owned();
+    while let Some(at) = out.find("127.0.0.1:") {
+        let end = at + "127.0.0.1:".len();
+        let digits = out[end..].bytes().take_while(u8::is_ascii_digit).count();
+        out.replace_range(at..end + digits, "ADDRESS");
+    }
+    for name in OWN {
+        for open in [format!("\"{name}\":\""), format!("\"{name}\":")] {
+            let mut from = 0;
+            while let Some(at) = out[from..].find(&open) {
+                let start = from + at + open.len();
+                let digits = out[start..].bytes().take_while(u8::is_ascii_digit).count();
+                if digits > 0 {
+                    out.replace_range(start..start + digits, "#");
+                }
+                from = start;
+            }
+        }
+    }
+    out
+}
+
+/// Two servers, and where they did not agree.
+struct Pair {
+    etcd: Cluster,
+    ours: Cluster,
+    differences: Vec<String>,
+}
+
+impl Pair {
+    fn start(flags: &[&str]) -> Option<Pair> {
+        let etcd = Cluster::start_with(Kind::Etcd(Etcd::V35), 1, flags)?;
+        let ours = Cluster::start_with(Kind::Lockstepd, 1, flags).expect("lockstepd is built");
+        Some(Pair { etcd, ours, differences: Vec::new() })
+    }
+
+    /// Asks both, and returns etcd's answer.
+    fn ask(&mut self, method: &str, path: &str, more: &str, body: &[u8]) -> Answer {
+        let [theirs, ours] =
+            [&self.etcd, &self.ours].map(|c| ask(&c.members[0].client_url(), method, path, more, body));
+        if ours != theirs {
+            let body = String::from_utf8_lossy(&body[..body.len().min(200)]);
+            self.differences.push(format!("{method} {path} {more:?} {body}\n etcd: {theirs:?}\n ours: {ours:?}"));
+        }
+        theirs
+    }
+
+    fn agree(&self) {
+        assert!(self.differences.is_empty(), "{}", self.differences.join("\n\n"));
+    }
+}
+
+/// Path below `/v3/`, body. One after the other, on both.
+const GOOD: &[(&str, &str)] = &[
+    ("kv/put", r#"{"key":"Zm9v","value":"YmFy"}"#),
+    ("kv/put", r#"{"key":"Zm9v","value":"YmF6","prev_kv":true}"#),
+    ("kv/put", r#"{"key":"Zm9v","value":"YmF6","prevKv":true}"#),
+    ("kv/put", r#"{"key":"Zm9vMQ==","value":"","unknown":{"a":[1,2,{"b":null}]}}"#),
+    ("kv/put", r#"{"key":"Zm9v\nMg==","value":[1,2,255]}"#),
+    ("kv/put", r#"{"key":[],"key":"Zm9vMw==","lease":"0"}"#),
+    ("kv/put", "  \n{\"key\" : \"Zm9vNA==\" , \"value\":null }  trailing"),
+    ("kv/put", r#"{"key":"Zm9v","ignore_value":true}"#),
+    ("kv/range", r#"{"key":"Zm9v"}"#),
+    ("kv/range", r#"{"\u006bey":"Zm9\u0076"}"#),
+    ("kv/range", r#"{"key":"Zm9v","range_end":"Zm9w"}"#),
+    ("kv/range", r#"{"key":"Zm9v","rangeEnd":"Zm9w","limit":"2"}"#),
+    ("kv/range", r#"{"key":"Zm9v","range_end":"Zm9w","rangeEnd":"Zm9vMQ==","limit":2}"#),
+    ("kv/range", r#"{"key":"AA==","range_end":"AA==","sort_order":"DESCEND","sort_target":"MOD","keys_only":true}"#),
+    ("kv/range", r#"{"key":"AA==","range_end":"AA==","sort_order":2,"sort_target":"3","count_only":false}"#),
+    ("kv/range", r#"{"key":"AA==","range_end":"AA==","sort_order":1,"sort_target":3,"serializable":true}"#),
+    ("kv/range", r#"{"key":"AA==","range_end":"AA==","count_only":true}"#),
+    ("kv/range", r#"{"key":"Zm9v","revision":"2"}"#),
+    ("kv/range", r#"{"key":"Zm9v","revision":"1000"}"#),
+    (
+        "kv/txn",
+        r#"{"compare":[{"key":"Zm9v","target":"VERSION","result":"GREATER","version":"0"}],
+        "success":[{"request_put":{"key":"dHhu","value":"MQ=="}},{"requestRange":{"key":"Zm9v"}}],
+        "failure":[{"request_delete_range":{"key":"Zm9v"}}]}"#,
+    ),
+    (
+        "kv/txn",
+        r#"{"compare":[{"key":"Zm9v","target":2,"create_revision":"0"}],
+        "failure":[{"request_delete_range":{"key":"Zm9v","prev_kv":true}},
+        {"request_txn":{"success":[{"request_put":{"key":"Yg=="}}]}}]}"#,
+    ),
+    ("kv/txn", r#"{"compare":[{"key":"Zm9v","target":"VERSION","version":0}]}"#),
+    ("kv/txn", r#"{"success":[null]}"#),
+    ("kv/txn", r#"{"success":[{"request_range":{"key":"YQ=="},"request_put":{"key":"YQ=="}}]}"#),
+    ("kv/txn", "{}"),
+    ("kv/txn", ""),
+    ("kv/deleterange", r#"{"key":"Zm9vMQ==","prev_kv":true}"#),
+    ("kv/deleterange", r#"{"key":"bm90aGluZw=="}"#),
+    ("kv/compaction", r#"{"revision":"3","physical":true}"#),
+    ("kv/range", r#"{"key":"Zm9v","revision":"2"}"#),
+    ("kv/compaction", r#"{"revision":"2"}"#),
+    ("kv/compaction", r#"{"revision":"100000"}"#),
+    ("cluster/member/list", "null"),
+    ("maintenance/alarm", r#"{"action":"GET"}"#),
+];
+
+/// Bodies that `kv/range` refuses, or reads in a way of its own.
+const BAD: &[&str] = &[
+    "",
+    " ",
+    "null",
+    "{}",
+    "{",
+    "}",
+    "[",
+    "[]",
+    "\"x\"",
+    "7",
+    "-",
+    "01",
+    "1.",
+    "1.x",
+    "1e",
+    "1e+",
+    "-x",
+    "true",
+    "tru",
+    "trux",
+    "falsy",
+    "nul",
+    "nulx",
+    "x",
+    "'",
+    "\u{e9}",
+    "\u{7f}",
+    "\u{1}",
+    "{\"key\"",
+    "{\"key\"}",
+    "{\"key\":}",
+    "{\"key\":\"Zm9v\"",
+    "{\"key\":\"Zm9v\",}",
+    "{\"key\":\"Zm9v\" \"x\"}",
+    "{key:1}",
+    "{,}",
+    "[1 2]",
+    "{\"key\":\"\u{1}\"}",
+    "{\"key\":\"\\x\"}",
+    "{\"key\":\"\\u12g4\"}",
+    "{\"key\":\"\\ud800\"}",
+    r#"{"key":5}"#,
+    r#"{"key":{}}"#,
+    r#"{"key":true}"#,
+    r#"{"key":[1,"a"]}"#,
+    r#"{"key":[256]}"#,
+    r#"{"key":[-1]}"#,
+    r#"{"key":"Z"}"#,
+    r#"{"key":"Zm"}"#,
+    r#"{"key":"Zm9"}"#,
+    r#"{"key":"Zm9v!"}"#,
+    r#"{"key":"Zm8"}"#,
+    r#"{"key":"Zm8=x"}"#,
+    r#"{"key":"Zg=="}"#,
+    r#"{"key":"Zg=x"}"#,
+    r#"{"key":"Zg="}"#,
+    r#"{"key":"Zg==Zg=="}"#,
+    r#"{"key":"Zg=\n="}"#,
+    r#"{"key":"Zh=="}"#,
+    r#"{"key":"_-8="}"#,
+    r#"{"key":"====" }"#,
+    r#"{"key":"Zm9v","limit":1.5}"#,
+    r#"{"key":"Zm9v","limit":"1.5"}"#,
+    r#"{"key":"Zm9v","limit":"1e1"}"#,
+    r#"{"key":"Zm9v","limit":""}"#,
+    r#"{"key":"Zm9v","limit":"x"}"#,
+    r#"{"key":"Zm9v","limit":" 1 "}"#,
+    r#"{"key":"Zm9v","limit":"1 2"}"#,
+    r#"{"key":"Zm9v","limit":"null"}"#,
+    r#"{"key":"Zm9v","limit":"true"}"#,
+    r#"{"key":"Zm9v","limit":"[1]"}"#,
+    r#"{"key":"Zm9v","limit":"{}"}"#,
+    r#"{"key":"Zm9v","limit":"\"1\""}"#,
+    r#"{"key":"Zm9v","limit":-0}"#,
+    r#"{"key":"Zm9v","limit":9223372036854775808}"#,
+    r#"{"key":"Zm9v","limit":[]}"#,
+    r#"{"key":"Zm9v","limit":{}}"#,
+    r#"{"key":"Zm9v","limit":true}"#,
+    r#"{"key":"Zm9v","serializable":1}"#,
+    r#"{"key":"Zm9v","serializable":"true"}"#,
+    r#"{"key":"Zm9v","serializable":null}"#,
+    r#"{"key":"Zm9v","sort_order":"UP"}"#,
+    r#"{"key":"Zm9v","sort_order":"descend"}"#,
+    r#"{"key":"Zm9v","sort_order":""}"#,
+    r#"{"key":"Zm9v","sort_order":1.5}"#,
+    r#"{"key":"Zm9v","sort_order":true}"#,
+    r#"{"key":"Zm9v","sort_order":99999999999}"#,
+    r#"{"key":"Zm9v","sort_order":[]}"#,
+    r#"{"key":"Zm9v"} {"#,
+    r#"{"Key":"Zm9v"}"#,
+    r#"{"key":"Zm9v","key":5}"#,
+    r#"{"key":5,"key":"Zm9v"}"#,
+];
+
+/// Path below `/v3/`, and bodies that it refuses.
+const BAD_ELSEWHERE: &[(&str, &str)] = &[
+    ("kv/txn", r#"{"compare":{}}"#),
+    ("kv/txn", r#"{"compare":"x"}"#),
+    ("kv/txn", r#"{"compare":[1]}"#),
+    ("kv/txn", r#"{"compare":[[]]}"#),
+    ("kv/txn", r#"{"compare":5,"success":6}"#),
+    ("kv/txn", r#"{"success":5,"compare":"6"}"#),
+    ("kv/txn", r#"{"compare":[{"target":"LEASES"}]}"#),
+    ("kv/txn", r#"{"success":[{"request_put":[]}]}"#),
+    ("kv/txn", r#"{"success":[{"request_put":{"key":"YQ=="}},{"request_put":{"key":"YQ=="}}]}"#),
+    ("kv/put", r#"{"key":"Zm9v","lease":"-"}"#),
+    ("kv/put", r#"{"value":"Zm9v"}"#),
+    ("kv/put", r#"{"key":"Zm9v","value":"Zm9v","ignore_value":true}"#),
+    ("kv/compaction", r#"{"physical":"yes"}"#),
+    ("cluster/member/add", r#"{"peerURLs":["x",5]}"#),
+    ("cluster/member/add", r#"{"peerURLs":"x"}"#),
+    ("cluster/member/remove", r#"{"ID":"-1"}"#),
+    ("cluster/member/remove", r#"{"ID":-1}"#),
+    ("watch", r#"{"create_request":{"key":5}}"#),
+    ("watch", r#"{"create_request":{"filters":"NOPUT"}}"#),
+    ("watch", "{"),
+    ("watch", "[]"),
+    ("lease/keepalive", "x"),
+];
+
+#[test]
+fn gateway_answers_as_etcd_does() {
+    let Some(mut pair) = Pair::start(&[]) else { return };
+    for (path, body) in GOOD {
+        let answer = pair.ask("POST", &format!("/v3/{path}"), "", body.as_bytes());
+        assert!(!answer.body.is_empty(), "{path} {body}");
+    }
+    for body in BAD {
+        pair.ask("POST", "/v3/kv/range", "", body.as_bytes());
+    }
+    for body in [&b"{\"key\":\"Zm9v\xff\"}"[..], b"{\"\xff\":1,\"key\":\"Zm9v\"}", b"\xff", b"\xe9\x00"] {
+        pair.ask("POST", "/v3/kv/range", "", body);
+    }
+    for (path, body) in BAD_ELSEWHERE {
+        pair.ask("POST", &format!("/v3/{path}"), "", body.as_bytes());
+    }
+    // As deep as Go reads, and one deeper.
+    for depth in [10_000, 10_001] {
+        let value = format!("{{\"key\":\"Zm9v\",\"x\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+        pair.ask("POST", "/v3/kv/range", "", value.as_bytes());
+    }
+    pair.agree();
+}
+
+#[test]
+fn paths_methods_and_headers_as_etcd() {
+    let Some(mut pair) = Pair::start(&["--cors=http://a.example:8080,http://b.example:1"]) else { return };
+    #[rustfmt::skip]
+    let cases = [
+        ("GET", "/v3/kv/range", ""), ("PUT", "/v3/kv/range", ""),
+        ("POST", "/v3/nothing", ""), ("GET", "/v3/nothing", ""), ("POST", "/v3/kv/range/", ""),
+        ("POST", "/v3/kv/range:x", ""), ("GET", "/v3", ""), ("POST", "/v3", ""), ("GET", "/v3/", ""),
+        ("GET", "/v3//kv/range", ""), ("POST", "/v3/./kv/range", ""), ("POST", "/v3/kv/x/../range?a=b", ""),
+        ("POST", "/v3beta/kv/range", ""), ("POST", "/v3beta/nothing", ""), ("POST", "/v3alpha/kv/range", ""),
+        ("POST", "/v3/kv/range?key=Zm9v", ""), ("OPTIONS", "/v3/kv/range", ""), ("OPTIONS", "/anything", ""),
+        ("POST", "/v3/kv/range", "Origin: http://a.example:8080\r\n"),
+        ("POST", "/v3/kv/range", "Origin: http://b.example\r\n"),
+        ("POST", "/v3/kv/range", "Origin: http://b.example:1\r\n"),
+        ("OPTIONS", "/v3/kv/range", "Origin: http://a.example:8080\r\n"),
+        ("POST", "/v3/kv/range", "Content-Type: application/x-www-form-urlencoded\r\n"),
+        ("POST", "/v3/kv/range", "Content-Type: nonsense\r\nAccept: text/plain\r\n"),
+        ("POST", "/v3/kv/range", "Grpc-Timeout: 5x\r\n"), ("POST", "/v3/kv/range", "Grpc-Timeout: 5S\r\n"),
+        ("POST", "/v3/kv/range", "Grpc-Metadata-hasleader: true\r\n"),
+        ("POST", "/", ""), ("GET", "/nothing", ""),
+    ];
+    for (method, path, more) in cases {
+        pair.ask(method, path, more, br#"{"key":"Zm9v"}"#);
+    }
+    pair.agree();
+}
+
+#[test]
+fn hosts_that_are_not_listed_are_misdirected() {
+    let Some(mut pair) = Pair::start(&["--host-whitelist=127.0.0.1,localhost,::1,good.example"]) else { return };
+    let hosts =
+        ["localhost", "localhost:99", "good.example:1", "bad.example", "bad.example:2379", "[::1]:5", "LOCALHOST"];
+    for host in hosts {
+        let answer = pair.ask("POST", "/v3/kv/range", &format!("Host: {host}\r\n"), br#"{"key":"Zm9v"}"#);
+        assert_eq!(answer.status == 421, host.starts_with("bad") || host == "LOCALHOST", "{host}");
+        pair.ask("OPTIONS", "/v3/kv/range", &format!("Host: {host}\r\n"), b"");
+    }
+    pair.agree();
+}
+
+#[test]
+fn gateway_can_be_switched_off() {
+    let Some(mut pair) = Pair::start(&["--enable-grpc-gateway=false"]) else { return };
+    for path in ["/v3/kv/range", "/v3beta/kv/range", "/v3/"] {
+        let answer = pair.ask("POST", path, "", b"{}");
+        assert_eq!(answer.status, 404);
+    }
+    pair.agree();
+}
+
+/// The first `count` lines of a stream that goes on, and the head's status.
+fn lines_of_stream(url: &str, path: &str, body: &str, count: usize) -> (u16, Vec<String>) {
+    let mut stream = connect(url);
+    write!(stream, "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut lines = Vec::new();
+    let mut status = 0;
+    let mut line = String::new();
+    while lines.len() < count && reader.read_line(&mut line).expect("the stream goes on") > 0 {
+        if let Some(rest) = line.strip_prefix("HTTP/1.1 ") {
+            status = rest[..3].parse().unwrap();
+        } else if line.starts_with('{') {
+            lines.push(masked(line.trim_end()));
+        }
+        line.clear();
+    }
+    (status, lines)
+}
+
+#[test]
+fn streams_answer_line_by_line() {
+    let Some(mut pair) = Pair::start(&[]) else { return };
+    for value in ["MQ==", "Mg=="] {
+        pair.ask("POST", "/v3/kv/put", "", format!(r#"{{"key":"Zm9v","value":"{value}"}}"#).as_bytes());
+    }
+    pair.agree();
+    let cases = [
+        (r#"{"create_request":{"key":"Zm9v","start_revision":2}}"#, 2),
+        (r#"{"create_request":{"key":"Zm9v"}} {"createRequest":{"key":"Zm9w","watch_id":"7"}}"#, 2),
+        (r#"{"create_request":{"key":"Zm9v","start_revision":"2","filters":["NOPUT"],"prev_kv":true}}"#, 1),
+        (r#"{"create_request":{"key":"Zm9v"}}{"cancel_request":{}}"#, 2),
+    ];
+    for (body, count) in cases {
+        let [theirs, ours] =
+            [&pair.etcd, &pair.ours].map(|c| lines_of_stream(&c.members[0].client_url(), "/v3/watch", body, count));
+        assert_eq!(ours, theirs, "{body} (left: lockstepd, right: etcd)");
+    }
+}
+
+#[test]
+fn bodies_have_a_limit_and_others_are_served() {
+    let ours = Cluster::start(Kind::Lockstepd, 1).expect("lockstepd is built");
+    let url = ours.members[0].client_url();
+    // A body without end: refused once it is larger than any request may be.
+    let mut stream = connect(&url);
+    write!(stream, "POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+    write!(stream, "f\r\n{{\"key\":\"Zm9v\",\"\r\n").unwrap();
+    let piece = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let mut sent = 0;
+    while sent < 64 << 20 && stream.write_all(piece.as_bytes()).is_ok() {
+        sent += piece.len();
+    }
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(sent < 32 << 20, "{sent} bytes were taken: {answer}");
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 429"), "{answer}");
+    let large = format!("{{\"key\":\"Zm9v\",\"value\":\"{}\"}}", "AAAA".repeat(1 << 19));
+    let refused = ask(&url, "POST", "/v3/kv/put", "", large.as_bytes());
+    assert_eq!((refused.status, refused.body.contains("too large")), (400, true), "{}", refused.body);
+    assert_eq!(ask(&url, "POST", "/v3/kv/put", "", br#"{"key":"Zm9v"}"#).status, 200);
+}

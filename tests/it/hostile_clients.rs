@@ -1,0 +1,187 @@
+//! Rude clients on the client port: others are served meanwhile, memory stays bounded, and the server lives.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::util::process::{Cluster, Kind, http_get};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PING: u8 = 6;
+const SETTINGS: u8 = 4;
+const RST_STREAM: u8 = 3;
+const HEADERS: u8 = 1;
+
+/// Far above what any of these attacks may cost, far below what they send or hold open.
+const MORE_MEMORY_BYTES: u64 = 192 << 20;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    out.extend([kind, flags]);
+    out.extend(stream.to_be_bytes());
+    out.extend(payload);
+    out
+}
+
+fn connect(url: &str) -> TcpStream {
+    let stream = TcpStream::connect(url.trim_start_matches("http://")).expect("the server accepts");
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket takes a time-out");
+    stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a socket takes a time-out");
+    stream
+}
+
+fn resident_bytes(pid: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("the server runs");
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number") * 4096
+}
+
+/// What a client keeps open or sends; connections that it returns stay open while others are served.
+type Attack = fn(&str) -> Vec<TcpStream>;
+
+fn slow_heads(url: &str) -> Vec<TcpStream> {
+    let open = |_| {
+        let mut stream = connect(url);
+        stream.write_all(b"POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nX-Slow: ").expect("a part of a head");
+        stream
+    };
+    (0..300).map(open).collect()
+}
+
+fn slow_bodies(url: &str) -> Vec<TcpStream> {
+    let open = |_| {
+        let mut stream = connect(url);
+        let head = "POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000000\r\n\r\n{\"key\":\"";
+        stream.write_all(head.as_bytes()).expect("a part of a body");
+        stream
+    };
+    (0..300).map(open).collect()
+}
+
+fn large_bodies(url: &str) -> Vec<TcpStream> {
+    let text = "x".repeat(1 << 20);
+    let open = |_| {
+        let mut stream = connect(url);
+        let _ =
+            write!(stream, "POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n{{\"key\":\"{text}");
+        stream
+    };
+    (0..40).map(open).collect()
+}
+
+fn silent(url: &str) -> Vec<TcpStream> {
+    (0..300).map(|_| connect(url)).collect()
+}
+
+fn half_prefaces(url: &str) -> Vec<TcpStream> {
+    let open = |_| {
+        let mut stream = connect(url);
+        stream.write_all(&PREFACE[..20]).expect("a part of a preface");
+        stream
+    };
+    (0..300).map(open).collect()
+}
+
+fn http2(url: &str, frames: impl Fn(u32) -> Vec<u8>, count: u32) -> Vec<TcpStream> {
+    let mut stream = connect(url);
+    let mut sent = [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat();
+    for number in 0..count {
+        sent.extend(frames(number));
+        if sent.len() > 1 << 16 {
+            // The server may have had enough.
+            if stream.write_all(&sent).is_err() {
+                return Vec::new();
+            }
+            sent.clear();
+        }
+    }
+    let _ = stream.write_all(&sent);
+    vec![stream]
+}
+
+/// A literal `:method: POST`, `:scheme: http`, and a path, by index of the static table.
+const REQUEST: &[u8] = b"\x83\x86\x44\x0b/v3/kv/put1\x41\x01x";
+
+fn rapid_reset(url: &str) -> Vec<TcpStream> {
+    let reset = |number| {
+        let stream = 2 * number + 1;
+        [frame(HEADERS, 4, stream, REQUEST), frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())].concat()
+    };
+    http2(url, reset, 50_000)
+}
+
+fn pings(url: &str) -> Vec<TcpStream> {
+    http2(url, |_| frame(PING, 0, 0, b"lockstep"), 200_000)
+}
+
+fn settings(url: &str) -> Vec<TcpStream> {
+    http2(url, |_| frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]), 200_000)
+}
+
+fn oversized_frames(url: &str) -> Vec<TcpStream> {
+    http2(url, |_| frame(0, 0, 1, &vec![0; 1 << 20]), 8)
+}
+
+fn malformed_frames(url: &str) -> Vec<TcpStream> {
+    (0..=255).flat_map(|kind| http2(url, |number| frame(kind, 0xff, number, b"\xff\xff\xff\xff\xff"), 3)).collect()
+}
+
+fn endless_headers(url: &str) -> Vec<TcpStream> {
+    let mut stream = connect(url);
+    let _ = stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n");
+    let line = format!("X-A: {}\r\n", "a".repeat(8_000));
+    for _ in 0..2_000 {
+        if stream.write_all(line.as_bytes()).is_err() {
+            break;
+        }
+    }
+    http2(url, |number| frame(if number == 0 { HEADERS } else { 9 }, 0, 1, &vec![0x82; 16_000]), 2_000)
+}
+
+fn nested_json(url: &str) -> Vec<TcpStream> {
+    for text in ["[", "{\"success\":[{\"request_txn\":", "{\"a\":", "[[],"] {
+        let body = text.repeat(2_000_000 / text.len());
+        let mut stream = connect(url);
+        let head = "POST /v3/kv/txn HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length";
+        let _ = write!(stream, "{head}: {}\r\n\r\n{body}", body.len());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "{text}");
+    }
+    Vec::new()
+}
+
+#[test]
+fn rude_clients_leave_others_served() {
+    let cluster = Cluster::start(Kind::Lockstepd, 1).expect("lockstepd is built");
+    let url = cluster.members[0].client_url();
+    let pid = cluster.members[0].pid().expect("it runs");
+    let attacks: &[(&str, Attack)] = &[
+        ("slow heads", slow_heads),
+        ("slow bodies", slow_bodies),
+        ("large bodies", large_bodies),
+        ("silence", silent),
+        ("half a preface", half_prefaces),
+        ("rapid reset", rapid_reset),
+        ("pings", pings),
+        ("settings", settings),
+        ("oversized frames", oversized_frames),
+        ("malformed frames", malformed_frames),
+        ("endless headers", endless_headers),
+        ("nested JSON", nested_json),
+    ];
+    let before = resident_bytes(pid);
+    for (name, attack) in attacks {
+        let held = attack(&url);
+        let began = Instant::now();
+        let (status, _) = http_get(&url, "/health").unwrap_or_else(|| panic!("{name}: nobody answers"));
+        let took = began.elapsed();
+        let grown = resident_bytes(pid).saturating_sub(before);
+        println!("{name}: another client was served in {took:?}, resident memory grew by {} KiB", grown >> 10);
+        assert_eq!(status, 200, "{name}");
+        assert!(took < Duration::from_secs(5), "{name}: {took:?}");
+        assert!(grown < MORE_MEMORY_BYTES, "{name}: {grown} bytes more");
+        drop(held);
+    }
+    let log = cluster.members[0].log();
+    assert!(!log.contains("panicked"), "{log}");
+}
