@@ -1,6 +1,7 @@
-//! The access pattern of a Kubernetes API server on the crate `etcd-client`, as a transcript: `kubernetes ENDPOINT DEAD`.
-//! Creation by txn, guarded updates and deletes, paged lists at a revision, counts, watchers from a revision with
-//! progress, events on leases, and compaction by `compact_rev_key`. `tests/clients/run.py` compares both servers.
+//! The access pattern of a Kubernetes API server on the crate `etcd-client`, as a transcript:
+//! `kubernetes ENDPOINT DEAD`. Creation by txn, guarded updates and deletes, paged lists at a revision, counts,
+//! watchers from a revision with progress, events on leases, and compaction by `compact_rev_key`.
+//! `tests/clients/run.py` compares both servers.
 //!
 //! Writers of different namespaces run side by side, so revisions differ from run to run there; what is printed is what
 //! must not: how many of what, the final objects, and whether every watcher saw each change, once, in order, with its

@@ -315,7 +315,7 @@ async fn watches(c: &mut Client) {
         ("an id", "w/s", Some(WatchOptions::new().with_watch_id(5))),
         ("the same id", "w/s", Some(WatchOptions::new().with_watch_id(5))),
         ("the next id", "w/t", None),
-        ("a future revision", "w/s", Some(WatchOptions::new().with_start_revision(start + 6))),
+        ("a future revision", "w/s", Some(WatchOptions::new().with_start_revision(start + 5))),
         ("an empty key", "", None),
         ("a range the wrong way round", "w/t", Some(WatchOptions::new().with_range("w/a"))),
     ];
