@@ -124,7 +124,7 @@ fn lockstepctl_differs_on_purpose() {
         ("!__complete lea", 0, "lease\tLeases\n", ""),
         ("!__complete --endpoints @E lease t", 0, "timetolive\tShows a lease\n", ""),
         (
-            "__complete watch --pre",
+            "!__complete watch --pre",
             0,
             "--prefix\twatch every key that begins with the given one\n\
           --prev-kv\tshow the key-value pair from before each event\n",
@@ -135,7 +135,7 @@ fn lockstepctl_differs_on_purpose() {
         ("!__complete get --order=D", 0, "--order=DESCEND\n", ""),
         ("!__complete completion z", 0, "zsh\n", ""),
         (
-            "__complete help endpoint h",
+            "!__complete help endpoint h",
             0,
             "health\tChecks whether endpoints are healthy\n\
           hashkv\tPrints the hash of each endpoint's history\n",
@@ -790,7 +790,7 @@ fn mask_ids(line: &str) -> String {
     while let Some(first) = rest.chars().next() {
         let run = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '=').unwrap_or(rest.len());
         let (word, after) = if run == 0 { rest.split_at(first.len_utf8()) } else { rest.split_at(run) };
-        let is_hex = word.len() == 16 && word.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_hex = (12..17).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_hexdigit());
         let is_decimal = (15..20).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_digit());
         let is_key = word.len() >= 20 && out.ends_with("key\":\"");
         let is_ttl = ["remaining(", "\"ttl\":"].iter().any(|marker| out.ends_with(marker)) && word != "1";
