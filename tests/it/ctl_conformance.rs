@@ -124,7 +124,7 @@ fn lockstepctl_differs_on_purpose() {
         ("!__complete lea", 0, "lease\tLeases\n", ""),
         ("!__complete --endpoints @E lease t", 0, "timetolive\tShows a lease\n", ""),
         (
-            "__complete watch --pre",
+            "!__complete watch --pre",
             0,
             "--prefix\twatch every key that begins with the given one\n\
           --prev-kv\tshow the key-value pair from before each event\n",
@@ -135,7 +135,7 @@ fn lockstepctl_differs_on_purpose() {
         ("!__complete get --order=D", 0, "--order=DESCEND\n", ""),
         ("!__complete completion z", 0, "zsh\n", ""),
         (
-            "__complete help endpoint h",
+            "!__complete help endpoint h",
             0,
             "health\tChecks whether endpoints are healthy\n\
           hashkv\tPrints the hash of each endpoint's history\n",
@@ -289,10 +289,10 @@ fn lockstepctl_goes_on_at_another_member() {
     let lease = granted.split(' ').nth(1).unwrap().to_string();
     run(&["put", "stays", "here", "--lease", &lease]);
     let both = format!("{},{}", urls[0], urls[1]);
-    let mut watching = start(&both, &["watch", "k", "--prefix", "--rev", "1"]);
-    let mut keeping = start(&both, &["lease", "keep-alive", &lease]);
+    let mut watching = Ending(start(&both, &["watch", "k", "--prefix", "--rev", "1"]));
+    let _keeping = Ending(start(&both, &["lease", "keep-alive", &lease]));
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let reader = gather(watching.stdout.take().unwrap(), seen.clone());
+    let reader = gather(watching.0.stdout.take().unwrap(), seen.clone());
     let lines = || seen.lock().unwrap().iter().filter(|&&byte| byte == b'\n').count();
     let wait_lines = |count: usize| {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -329,10 +329,7 @@ fn lockstepctl_goes_on_at_another_member() {
     }
     assert_eq!(String::from_utf8(seen.lock().unwrap().clone()).unwrap(), expected);
     assert_eq!(run(&["get", "stays"]), "stays\nhere\n");
-    for child in [&mut watching, &mut keeping] {
-        let _ = child.kill();
-        let _ = child.wait();
-    }
+    drop(watching);
     reader.join().unwrap();
 }
 
@@ -484,7 +481,7 @@ struct Talk<'a> {
 /// A command that goes on while others run.
 struct Running {
     line: String,
-    child: Child,
+    child: Ending,
     stdout: Arc<Mutex<Vec<u8>>>,
     readers: [JoinHandle<Vec<u8>>; 2],
 }
@@ -514,13 +511,14 @@ impl Talk<'_> {
             let stdout = Arc::new(Mutex::new(Vec::new()));
             let err = child.stderr.take().unwrap();
             let readers = [gather(child.stdout.take().unwrap(), stdout.clone()), gather(err, Arc::default())];
+            let child = Ending(child);
             self.running.insert(name.into(), Running { line: line.into(), child, stdout, readers });
             return None;
         }
         let running = self.running.get_mut(name).unwrap_or_else(|| panic!("{name} does not run"));
         if let Some(text) = rest.strip_prefix("< ") {
             let text = split(text).concat();
-            running.child.stdin.as_mut().unwrap().write_all(&text).unwrap();
+            running.child.0.stdin.as_mut().unwrap().write_all(&text).unwrap();
         } else if let Some(lines) = rest.strip_prefix("? ") {
             let lines: usize = lines.parse().unwrap();
             let deadline = Instant::now() + Duration::from_secs(20);
@@ -531,7 +529,7 @@ impl Talk<'_> {
         } else if let Some(signal) = rest.strip_prefix('!') {
             let signal = if signal == "INT" { libc::SIGINT } else { libc::SIGTERM };
             // SAFETY: kill(2) touches no memory of ours; the child has not been waited for, so the id is still its own.
-            assert_eq!(unsafe { libc::kill(running.child.id() as libc::pid_t, signal) }, 0);
+            assert_eq!(unsafe { libc::kill(running.child.0.id() as libc::pid_t, signal) }, 0);
         } else {
             let said = self.running.remove(name).unwrap().end();
             return Some(said);
@@ -550,13 +548,23 @@ impl Talk<'_> {
 impl Running {
     /// Waits for it; one that does not end is killed, which its exit code tells.
     fn end(mut self) -> (String, Said) {
-        let ended = wait(&mut self.child, Duration::from_secs(20));
+        let ended = wait(&mut self.child.0, Duration::from_secs(20));
         if ended.is_none() {
-            let _ = self.child.kill();
+            let _ = self.child.0.kill();
         }
-        let code = self.child.wait().unwrap().code();
+        let code = self.child.0.wait().unwrap().code();
         let [stdout, stderr] = self.readers.map(|reader| reader.join().unwrap());
         (self.line, Said { stdout, stderr, code: if ended.is_none() { Some(-1) } else { code } })
+    }
+}
+
+/// A process that does not outlive its test.
+struct Ending(Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -782,7 +790,7 @@ fn mask_ids(line: &str) -> String {
     while let Some(first) = rest.chars().next() {
         let run = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '=').unwrap_or(rest.len());
         let (word, after) = if run == 0 { rest.split_at(first.len_utf8()) } else { rest.split_at(run) };
-        let is_hex = word.len() == 16 && word.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_hex = (12..17).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_hexdigit());
         let is_decimal = (15..20).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_digit());
         let is_key = word.len() >= 20 && out.ends_with("key\":\"");
         let is_ttl = ["remaining(", "\"ttl\":"].iter().any(|marker| out.ends_with(marker)) && word != "1";
