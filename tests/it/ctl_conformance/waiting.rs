@@ -32,6 +32,7 @@ put a 3 --lease @L
 put a --ignore-value --lease 0
 put a 3 --lease @L --ignore-lease
 put a 4 --lease @L
+put b 2 # etcd shows two keys in any order
 lease timetolive
 lease timetolive @L x
 lease timetolive zz
