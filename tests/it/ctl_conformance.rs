@@ -764,6 +764,10 @@ fn mask_line(line: &str, table: &mut Vec<usize>, servers: Servers) -> String {
     line = mask_ids(&line);
     let until_end = ["took = ", "\"Took\" : ", "\"DBSize\" : ", "\"RaftIndex\" : ", "\"RaftAppliedIndex\" : "];
     let until_comma = ["\"took\":\"", "\"dbSize\":", "\"dbSizeInUse\":", "\"raftIndex\":", "\"raftAppliedIndex\":"];
+    // What is left of a lease; the other formats show the exact figures there are.
+    if line.starts_with("\"TTL\" : ") && !line.ends_with("-1\n") {
+        line = "\"TTL\" : *\n".into();
+    }
     let versions = ["etcdctl version: ", "API version: "];
     let others_end: &[&str] = if different { &["\"RaftTerm\" : ", "\"Version\" : \""] } else { &[] };
     let others_comma: &[&str] = if different { &["\"raft_term\":", "\"raftTerm\":", "\"version\":\""] } else { &[] };

@@ -42,6 +42,7 @@ lease timetolive @L --keys=false
 lease timetolive @L --keys=x
 lease timetolive @L --keys -w json
 lease timetolive @L -w json
+lease timetolive @L --keys -w fields
 lease timetolive @L --keys -w table
 lease timetolive @L --keys -w protobuf
 lease timetolive 5
@@ -106,7 +107,6 @@ lease list -w json
 lease list -w fields
 lease list -w table
 lease list --bogus
-lease timetolive @L -w fields # right after the grant, in the same second
 "#,
     },
     Session {
