@@ -86,6 +86,7 @@ pub const OTHERS: &[&str] = &[
     "rot refused in front of a mark",
     // A coincidence of few milliseconds.
     "answer to a read of a former life dropped",
+    "progress waited for what was published already",
     "fetched entries were gone when the log came to read them",
     "founding finished by a later boot",
     "half-made segment removed at boot",

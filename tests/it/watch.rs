@@ -291,6 +291,22 @@ fn a_start_that_is_compacted_or_in_the_future() {
     check(&mut w, s, &["1 @8: a=8/8", "3 @8: a=8/8", "-1 progress @8"]);
 }
 
+/// A client that has written asks how far its watchers are: the answer is not from before its write.
+#[test]
+fn progress_is_not_older_than_the_question() {
+    let mut w = World::new(Options::default());
+    let s = w.open();
+    w.create(s, on("a", ""));
+    check(&mut w, s, &["0 created @1"]);
+    // Published, and on its way to this thread.
+    w.put("a", "1");
+    w.view = w.store.publish(1);
+    w.ask(s, RequestUnion::ProgressRequest(WatchProgressRequest {}));
+    check(&mut w, s, &[]);
+    w.publish();
+    check(&mut w, s, &["0 @2: a=1/2", "-1 progress @2"]);
+}
+
 #[test]
 fn progress_is_told_to_the_idle_and_never_ahead_of_events() {
     let mut w = World::new(Options { progress_interval_ms: 1_000, stream_bytes: 100, ..Options::default() });

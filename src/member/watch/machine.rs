@@ -136,6 +136,8 @@ pub struct Watchers {
     catch_up_asked: bool,
     /// Those who may not hear of progress before this revision is reached.
     early: BTreeSet<(i64, usize)>,
+    /// Streams that have asked for progress up to what has not come yet.
+    awaited: BTreeSet<usize>,
     /// When streams with watchers that want progress notifications are due.
     ticks: BTreeSet<(Instant, usize)>,
     pub(super) numbers: u64,
@@ -160,7 +162,8 @@ pub(super) struct Stream {
     stalled: BTreeSet<usize>,
     behind: usize,
     early: usize,
-    progress_asked: bool,
+    /// Progress was asked for when this was the newest revision of all: nothing older is an answer.
+    progress_asked: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -205,6 +208,7 @@ impl Watchers {
             turn: 0,
             catch_up_asked: false,
             early: BTreeSet::new(),
+            awaited: BTreeSet::new(),
             ticks: BTreeSet::new(),
             numbers: 0,
             behind: 0,
@@ -270,7 +274,7 @@ impl Watchers {
             stalled: BTreeSet::new(),
             behind: 0,
             early: 0,
-            progress_asked: false,
+            progress_asked: None,
         });
         let before = self.by_id.insert(id, stream);
         assert!(before.is_none(), "stream {id} is opened once");
@@ -282,6 +286,7 @@ impl Watchers {
             self.remove(watcher);
         }
         let stream = self.streams.remove(index);
+        self.awaited.remove(&index);
         self.queued -= stream.queued;
         if let Some(due) = stream.next_tick {
             self.ticks.remove(&(due, index));
@@ -305,7 +310,11 @@ impl Watchers {
                 }
             }
             Some(RequestUnion::ProgressRequest(_)) => {
-                self.streams[stream].progress_asked = true;
+                self.streams[stream].progress_asked = Some(newest);
+                if newest > self.revision {
+                    sometimes!("progress waited for what was published already");
+                    self.awaited.insert(stream);
+                }
                 self.answer_progress(stream);
             }
             None => {}
@@ -391,6 +400,9 @@ impl Watchers {
             self.early.pop_first();
             let stream = self.watchers[watcher].stream;
             self.streams[stream].early -= 1;
+            self.answer_progress(stream);
+        }
+        for stream in std::mem::take(&mut self.awaited) {
             self.answer_progress(stream);
         }
         self.ask_for_catch_up();
@@ -499,11 +511,11 @@ impl Watchers {
     /// Answers a request for progress as soon as all watchers of the stream are synced.
     pub(super) fn answer_progress(&mut self, stream: usize) {
         let s = &mut self.streams[stream];
-        if s.progress_asked && s.behind == 0 && s.early == 0 {
-            s.progress_asked = false;
+        if s.behind == 0 && s.early == 0 && s.progress_asked.is_some_and(|asked| asked <= self.revision) {
+            s.progress_asked = None;
             self.send(stream, NO_WATCHER, self.revision, What::Progress);
         } else {
-            sometimes!(s.progress_asked, "progress waited for watchers that were behind");
+            sometimes!(s.progress_asked.is_some(), "progress waited for watchers that were behind");
         }
     }
 

@@ -86,7 +86,8 @@ impl Rest {
     /// The next rows, marshalled as the answer's `kvs`; empty when there are none.
     fn piece(&mut self) -> Result<Bytes, Error> {
         if self.since.elapsed() > VIEW_LIMIT {
-            // Every row is named by its revision; one that compaction has taken meanwhile ends the answer with an error.
+            // Every row is named by its revision. One that compaction has taken meanwhile ends the answer with an
+            // error.
             self.view = self.node.local_view();
             self.since = Instant::now();
         }
@@ -177,7 +178,10 @@ impl LongAnswer {
         first.put_slice(&head);
         ready.push_front((first.freeze(), None));
         if is_whole {
-            ready.push_back((tail, None));
+            // h2 counts empty frames as an attack, and a tail without anything in it is empty.
+            if !tail.is_empty() {
+                ready.push_back((tail, None));
+            }
             return Ok(Ok(LongAnswer { ready, later: Later::Trailers(Status::ok("")), tail: Bytes::new() }));
         }
         Ok(Ok(LongAnswer { ready, later: Later::Rows(Box::new(rest)), tail }))
@@ -210,6 +214,7 @@ impl LongAnswer {
                     match read {
                         Ok((_, Ok(piece))) if piece.is_empty() => {
                             self.later = Later::Trailers(Status::ok(""));
+                            // What has more than a piece has a count.
                             return Poll::Ready(Some(Frame::data(std::mem::take(&mut self.tail))));
                         }
                         Ok((rest, Ok(piece))) => {
