@@ -14,6 +14,10 @@ pub type Failure = Cow<'static, str>;
 
 pub const PUT: &str = "/etcdserverpb.KV/Put";
 pub const RANGE: &str = "/etcdserverpb.KV/Range";
+pub const TXN: &str = "/etcdserverpb.KV/Txn";
+pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
+pub const GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
+pub const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
 /// The bytes of a gRPC frame before its message: not compressed, then the length.
@@ -67,6 +71,85 @@ pub async fn unary<T: Message + Default>(endpoint: &str, path: &str, request: &i
     }
     let message = answer.get(FRAME_HEAD..).ok_or_else(|| format!("{path} at {endpoint}: no message in the answer"))?;
     T::decode(message).map_err(|why| format!("{path} at {endpoint}: {why}"))
+}
+
+/// Calls and streams on one connection. Cheap to clone.
+#[derive(Clone)]
+pub struct Calls {
+    endpoint: String,
+    send: SendRequest<Bytes>,
+}
+
+impl Calls {
+    pub async fn open(endpoint: &str) -> Result<Calls, String> {
+        Ok(Calls { endpoint: endpoint.to_owned(), send: connect(endpoint).await? })
+    }
+
+    pub async fn unary<T: Message + Default>(&self, path: &str, request: &impl Message) -> Result<T, String> {
+        let (head, mut answer) = (head(&self.endpoint, path), BytesMut::new());
+        let body = frame(request).freeze();
+        let mut send = self.send.clone();
+        let done = exchange(&mut send, &head, body, |chunk| answer.extend_from_slice(&chunk)).await;
+        done.map_err(|why| format!("{path}: {why}"))?;
+        let message = answer.get(FRAME_HEAD..).ok_or_else(|| format!("{path}: no message in the answer"))?;
+        T::decode(message).map_err(|why| format!("{path}: {why}"))
+    }
+
+    pub async fn stream(&self, path: &str) -> Result<Stream, String> {
+        let mut send = self.send.clone();
+        let head = head(&self.endpoint, path);
+        std::future::poll_fn(|context| send.poll_ready(context)).await.map_err(|why| broken(why).into_owned())?;
+        let (response, requests) = send.send_request(head, false).map_err(|why| broken(why).into_owned())?;
+        Ok(Stream { requests, response: Some(response), answers: None, buffer: BytesMut::new() })
+    }
+}
+
+/// A stream of messages both ways.
+pub struct Stream {
+    requests: h2::SendStream<Bytes>,
+    response: Option<h2::client::ResponseFuture>,
+    answers: Option<RecvStream>,
+    buffer: BytesMut,
+}
+
+impl Stream {
+    pub fn send(&mut self, frames: Bytes, last: bool) -> Result<(), String> {
+        self.requests.send_data(frames, last).map_err(|why| broken(why).into_owned())
+    }
+
+    /// The next message; `None` when the stream has ended well.
+    pub async fn message(&mut self) -> Result<Option<Bytes>, String> {
+        if let Some(response) = self.response.take() {
+            let (parts, body) = response.await.map_err(|why| broken(why).into_owned())?.into_parts();
+            if parts.headers.contains_key("grpc-status") {
+                status(&parts.headers)?;
+            }
+            self.answers = Some(body);
+        }
+        let answers = self.answers.as_mut().expect("it was put there");
+        loop {
+            if let Some(head) = self.buffer.first_chunk::<FRAME_HEAD>() {
+                let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+                if self.buffer.len() >= FRAME_HEAD + length {
+                    let mut frame = self.buffer.split_to(FRAME_HEAD + length).freeze();
+                    return Ok(Some(frame.split_off(FRAME_HEAD)));
+                }
+            }
+            match answers.data().await {
+                Some(chunk) => {
+                    let chunk = chunk.map_err(|why| broken(why).into_owned())?;
+                    let _ = answers.flow_control().release_capacity(chunk.len());
+                    self.buffer.extend_from_slice(&chunk);
+                }
+                None => {
+                    if let Some(trailers) = answers.trailers().await.map_err(|why| broken(why).into_owned())? {
+                        status(&trailers)?;
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+    }
 }
 
 async fn exchange(

@@ -80,8 +80,8 @@ pub fn main(args: Args) -> Result<bool, String> {
     Ok(results.failures.is_empty())
 }
 
-fn plan(mut args: Args) -> Result<(Plan, Option<String>), String> {
-    let quick = args.flag("--quick");
+/// The two programs that are compared.
+pub fn sides(args: &mut Args) -> Result<[Side; 2], String> {
     let side = |args: &mut Args, flag: &str, default: PathBuf| -> Result<Side, String> {
         let program = args.text(flag)?.map_or(default, PathBuf::from);
         if !program.is_file() {
@@ -90,8 +90,12 @@ fn plan(mut args: Args) -> Result<(Plan, Option<String>), String> {
         let name = args.text(&format!("{flag}-name"))?.unwrap_or_else(|| name(&program));
         Ok(Side { name, program })
     };
-    let sides =
-        [side(&mut args, "--a", oracle()?)?, side(&mut args, "--b", PathBuf::from("target/release/lockstepd"))?];
+    Ok([side(args, "--a", oracle()?)?, side(args, "--b", PathBuf::from("target/release/lockstepd"))?])
+}
+
+fn plan(mut args: Args) -> Result<(Plan, Option<String>), String> {
+    let quick = args.flag("--quick");
+    let sides = sides(&mut args)?;
     let rounds = args.value("--rounds", if quick { 1 } else { 5 })?;
     let mut ops: Vec<Op> =
         args.list("--ops", if quick { "put,linearizable" } else { "put,linearizable,serializable" })?;

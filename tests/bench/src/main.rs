@@ -14,6 +14,7 @@ mod echo;
 mod load;
 mod report;
 mod servers;
+mod streams;
 mod usage;
 mod wire;
 
@@ -25,6 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const HELP: &str = "\
 usage: lockstep-bench load    [--endpoints HOST:PORT,...] [--leader] [options]
        lockstep-bench compare [--a ETCD] [--b LOCKSTEPD] [options]
+       lockstep-bench streams [--a ETCD] [--b LOCKSTEPD] [--only LIST]
        lockstep-bench echo    [--listen HOST:PORT]
 
 load: one run against servers that are up; prints JSON
@@ -53,6 +55,10 @@ compare: starts A and B in turn on the same disk, round after round; prints Mark
   --leader             send everything to the leader (else all members, round robin)
   --dir DIR            data directories (target/bench)
   --out FILE           Markdown to FILE, every single figure as JSON to FILE.json
+
+streams: watches, keep-alives, grants and long ranges, A and B in turn, a fresh member each time; prints Markdown
+  --a --b --a-name --b-name --rounds --seconds --dir   as above (5 rounds of 3 s)
+  --only LIST          of watch-1x10000,watch-100x1000,watch-latency,keep-alive,grant,range
 ";
 
 fn main() -> ExitCode {
@@ -62,6 +68,7 @@ fn main() -> ExitCode {
     let done = match command.as_str() {
         "load" => load::main(args),
         "compare" => compare::main(args),
+        "streams" => streams::main(args),
         "echo" => echo::main(args),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
