@@ -61,7 +61,7 @@ sim-path: ## print where sim-build puts the simulator
 
 # Fresh seeds every commit, so that what is tested grows; the same seeds for everyone who looks at that commit.
 sim-test: sim-build ## what CI runs of the simulator: fixed and fresh seeds, determinism, some deliberate bugs
-	$(CARGO) build -p lockstep-sim
+	$(CARGO) build --workspace --bin lockstep-sim
 	$(SIM) check --seeds 1..6 --until 30s --other target/debug/lockstep-sim
 	$(SIM) swarm --seeds 1..60
 	first=$$(printf '%d' "0x$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 1000)") && \

@@ -566,6 +566,113 @@ mutations! {
         trigger: &[],
         knobs: [],
     }
+
+    // Watches.
+
+    /// A manual request for progress is answered although watchers of the stream are still catching up, and those who
+    /// catch up are told of progress as if they were up to date: a client resumes behind events it never got. Needs no
+    /// fault: watchers from the past, and slow readers, are enough.
+    ProgressAhead "progress-ahead" {
+        about: "progress is told to watchers that are still behind",
+        source: "canon 21: etcd #15220",
+        checkers: &["watches"],
+        trigger: &[],
+        knobs: [],
+    }
+
+    /// A piece of catching up gives everybody whose place lies in it all of it, from its beginning: who was further on
+    /// hears of old revisions again. Needs no fault, but watchers that are behind by different amounts.
+    WatchGoesBack "watch-goes-back" {
+        about: "a watcher that catches up beside another begins where that one does",
+        source: "canon 22: etcd #15271",
+        checkers: &["watches"],
+        trigger: &[],
+        knobs: [],
+    }
+
+    /// What finds a stream full is dropped, and the watcher stays among those who are up to date. Needs no fault: a
+    /// slow reader is enough.
+    SlowStreamLosesEvents "slow-stream-loses-events" {
+        about: "events for a stream that is full are dropped",
+        source: "canon 23: etcd #17529",
+        checkers: &["watches"],
+        trigger: &[],
+        knobs: [("watch_stream_bytes", 256)],
+    }
+
+    /// A watcher that compaction has overtaken is not canceled: it goes on with what is left of the history. Needs no
+    /// fault, but somebody who compacts.
+    CompactionLosesEvents "compaction-loses-events" {
+        about: "a watcher goes on over a compaction, without what that took",
+        source: "canon 24: etcd #18089, #19179",
+        checkers: &["watches"],
+        trigger: &[],
+        knobs: [("watch_stream_bytes", 256), ("watch_catch_up_rows", 1)],
+    }
+
+    /// A watcher from a revision that is still to come begins with the next one. Needs no fault.
+    FutureWatchBeginsNow "future-watch-begins-now" {
+        about: "a watch from a future revision is told of earlier ones",
+        source: "canon 26: etcd #20221",
+        checkers: &["watches"],
+        trigger: &[],
+        knobs: [],
+    }
+
+    /// The last change of a txn with several is published twice. Needs no fault.
+    TxnEventTwice "txn-event-twice" {
+        about: "a txn's last change is published twice",
+        source: "canon 27: etcd #17247",
+        checkers: &["watches"],
+        trigger: &[],
+        knobs: [],
+    }
+
+    // Leases and locks.
+
+    /// A leader revokes what its clock says has expired without asking whether it still leads, and the revocation is
+    /// bound to no term: after a stall a deposed leader has it forwarded to its successor, at which clients have
+    /// renewed.
+    RevokedAfterStall "revoked-after-stall" {
+        about: "a deposed leader revokes leases after a stall",
+        source: "canon 18: etcd #15247, #12528",
+        checkers: &["leases"],
+        trigger: ABSENCES,
+        knobs: [("fault_every_ms", 1_000), ("fault_most_ms", 6_000), ("clients", 8), ("think_most_ms", 50)],
+        faults: ["pause"],
+    }
+
+    /// What is left of a lease is noted by checkpoints, and no new leader looks at them. With leaders that change often
+    /// enough nothing ever expires. The liveness phase alone changes leaders too, so no kind of fault is needed.
+    CheckpointLost "checkpoint-lost" {
+        about: "a new leader gives every lease its whole time",
+        source: "canon 19: etcd #9888",
+        checkers: &["leases"],
+        trigger: &[],
+        knobs: [("lease_checkpoint_ms", 300), ("fault_every_ms", 4_000), ("fault_most_ms", 3_000)],
+        faults: ["isolate", "crash"],
+    }
+
+    /// A client that waited for a lock sees that nobody is before it, and does not look whether its own key is still
+    /// there: its lease has ended meanwhile. A bug of clients, and of etcd's lock service once. Needs no fault: some
+    /// clients stop keeping their lease alive.
+    LockNotRechecked "lock-not-rechecked" {
+        about: "who waited for a lock takes it without looking at its own key",
+        source: "canon 20: Jepsen etcd 3.4.3; etcd #11456",
+        checkers: &["locks"],
+        trigger: &[],
+        knobs: [],
+    }
+
+    /// What is written under a lock is not bound to the key by which it is held: a client whose lease has ended while
+    /// it looked elsewhere writes after its successor. Needs no fault: some clients stop keeping their lease alive.
+    LockNotFenced "lock-not-fenced" {
+        about: "writes under a lock are not fenced",
+        source: "canon 20: Jepsen etcd 3.4.3",
+        checkers: &["locks"],
+        trigger: &[],
+        knobs: [],
+    }
 }
 
 impl Mutation {

@@ -18,6 +18,8 @@ mod core;
 
 #[path = "it/checkers.rs"]
 mod checkers;
+#[path = "it/checkers_aside.rs"]
+mod checkers_aside;
 
 #[path = "it/crash_every_op.rs"]
 mod crash_every_op;

@@ -29,6 +29,12 @@ pub enum Point {
     Stage { member: u64, stage: Stage, number: u64 },
     /// How many of its inputs apply takes at once: all but so many.
     Leave { member: u64, number: u64 },
+    /// How many of the publishes that wait for it the watch machine leaves at its so-manieth work.
+    LeaveWatch { member: u64, number: u64 },
+    /// The so-manieth response of this watch stream: how much later than usual it arrives.
+    Hear { stream: u64, number: u64 },
+    /// The so-manieth question about a lease that a member passes on: how much later than usual it arrives.
+    Forward { number: u64 },
     /// The so-manieth operation of the run: how long after it got its view it reads.
     Look { number: u64 },
     /// How long after its start the so-manieth life of a member has its first tick.
@@ -47,10 +53,15 @@ pub enum Stage {
     Apply,
     Backend,
     Compaction,
+    /// The watch machine.
+    Watch,
+    /// The keeper of leases.
+    Lease,
 }
 
 impl Stage {
-    pub const ALL: [Stage; 5] = [Stage::Consensus, Stage::Log, Stage::Apply, Stage::Backend, Stage::Compaction];
+    pub const ALL: [Stage; 7] =
+        [Stage::Consensus, Stage::Log, Stage::Apply, Stage::Backend, Stage::Compaction, Stage::Watch, Stage::Lease];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -59,6 +70,8 @@ impl Stage {
             Stage::Apply => "apply",
             Stage::Backend => "backend",
             Stage::Compaction => "compaction",
+            Stage::Watch => "watch",
+            Stage::Lease => "lease",
         }
     }
 }
@@ -176,6 +189,9 @@ impl fmt::Display for Exception {
             Point::Fsync { member, number } => write!(out, "fsync {member} #{number} late {time}"),
             Point::Stage { member, stage, number } => write!(out, "{} {member} #{number} late {time}", stage.name()),
             Point::Leave { member, number } => write!(out, "apply {member} #{number} leaves {}", self.value),
+            Point::LeaveWatch { member, number } => write!(out, "watch {member} #{number} leaves {}", self.value),
+            Point::Hear { stream, number } => write!(out, "stream {stream} #{number} late {time}"),
+            Point::Forward { number } => write!(out, "forward #{number} late {time}"),
             Point::Look { number } => write!(out, "look #{number} late {time}"),
             Point::FirstTick { member, life } => write!(out, "tick {member} #{life} late {time}"),
             Point::Election { member, number } => write!(out, "election {member} #{number} waits {}", self.value - 1),
@@ -188,14 +204,14 @@ impl Exception {
     /// The first words of exception lines.
     pub fn is_head(word: &str) -> bool {
         let is_stage = Stage::ALL.iter().any(|stage| stage.name() == word);
-        is_stage || matches!(word, "message" | "fsync" | "look" | "tick" | "kept" | "election")
+        is_stage || matches!(word, "message" | "fsync" | "look" | "stream" | "forward" | "tick" | "kept" | "election")
     }
 
     pub fn parse(line: &str) -> Result<Exception, String> {
         let mut words = Words::new(line);
         let head = words.word("a choice")?;
         let link = if head == "message" { words.link()? } else { (0, 0) };
-        let member = if matches!(head, "message" | "look") { 0 } else { words.number("a member")? };
+        let member = if matches!(head, "message" | "look" | "forward") { 0 } else { words.number("a member")? };
         let number = words.word("a number like #17")?;
         let counted = number.strip_prefix('#').and_then(|n| n.parse().ok());
         let number = counted.ok_or(format!("{number:?} is not like #17"))?;
@@ -220,6 +236,9 @@ impl Exception {
             ("message", "again", _) => Point::Twice { from, to, number },
             ("message", "lost", _) => Point::Lost { from, to, number },
             ("fsync", "late", _) => Point::Fsync { member, number },
+            ("stream", "late", _) => Point::Hear { stream: member, number },
+            ("forward", "late", _) => Point::Forward { number },
+            ("watch", "leaves", _) => Point::LeaveWatch { member, number },
             ("look", "late", _) => Point::Look { number },
             ("tick", "late", _) => Point::FirstTick { member, life: number },
             ("election", "waits", _) => Point::Election { member, number },

@@ -9,12 +9,15 @@
 //! cas k - 8                      compact 17
 //! ```
 //!
+//! Those of watches, leases, locks and elections are in [`crate::asks`].
+//!
 //! Keys and values have no blanks; `-` stands for "no such key". Every value that a workload writes is written once in
 //! a run, so a read tells whose write it saw. What an operation is to a member is in [`crate::requests`].
 
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::asks::{LeaseAsk, LockAsk, Told, WatchAsk};
 use crate::fault::Words;
 
 /// "No such key", in text forms. No value may look like it.
@@ -60,6 +63,9 @@ pub enum Operation {
     Compact {
         revision: i64,
     },
+    Watch(WatchAsk),
+    Lease(LeaseAsk),
+    Lock(LockAsk),
 }
 
 /// What became of it, as the client knows.
@@ -71,6 +77,8 @@ pub enum Outcome {
     /// A read, as of this revision: for `Get` one pair, for `Range` those that exist, in order of key. `versions` are
     /// the keys' `version` fields, in the same order, 0 for none.
     Read { revision: i64, found: Vec<(String, Option<String>)>, versions: Vec<i64> },
+    /// Of a watch, a lease or a lock, as of this revision; 0 for none.
+    Told { revision: i64, told: Told },
     /// It was not done, and never will be: the member said so before it proposed anything, or as the log's answer.
     Refused { error: String },
     /// No answer, or one that leaves it open: it may have been done, may yet be, or never.
@@ -83,14 +91,20 @@ impl Operation {
         matches!(self, Operation::Get { .. } | Operation::Range { .. })
     }
 
+    /// Of watches, leases, locks or elections: checkers of keys have nothing to say about it.
+    pub fn is_aside(&self) -> bool {
+        matches!(self, Operation::Watch(_) | Operation::Lease(_) | Operation::Lock(_))
+    }
+
     /// A read that any member answers from what it has, however old.
     pub fn is_serializable(&self) -> bool {
         matches!(self, Operation::Get { serializable: true, .. } | Operation::Range { serializable: true, .. })
     }
 
-    /// Whether a member that answers it can reach a majority. A compaction may rightly be refused.
+    /// Whether a member that answers it can reach a majority. A compaction may rightly be refused; of what lies aside
+    /// much is answered by the client's own member, or not at all.
     pub fn shows_progress(&self) -> bool {
-        !self.is_serializable() && !matches!(self, Operation::Compact { .. })
+        !self.is_serializable() && !self.is_aside() && !matches!(self, Operation::Compact { .. })
     }
 
     /// The keys and the values that it would write there, if it succeeds; `None` deletes.
@@ -101,12 +115,22 @@ impl Operation {
             Operation::Transfer { to, .. } => to.iter().map(|(key, new)| (key.as_str(), Some(new.as_str()))).collect(),
             Operation::Delete { key } => vec![(key, None)],
             Operation::Get { .. } | Operation::Range { .. } | Operation::Compact { .. } => Vec::new(),
+            Operation::Watch(_) | Operation::Lease(_) | Operation::Lock(_) => Vec::new(),
         }
     }
 
     /// Reads what `Display` printed; leaves words behind it alone.
     pub fn parse(words: &mut Words) -> Result<Operation, String> {
         let verb = words.word("what the client asks for")?;
+        if let Some(ask) = WatchAsk::parse(verb, words)? {
+            return Ok(Operation::Watch(ask));
+        }
+        if let Some(ask) = LeaseAsk::parse(verb, words)? {
+            return Ok(Operation::Lease(ask));
+        }
+        if let Some(ask) = LockAsk::parse(verb, words)? {
+            return Ok(Operation::Lock(ask));
+        }
         Ok(match verb {
             "put" => Operation::Put { key: key(words)?, value: value(words)? },
             "delete" => Operation::Delete { key: key(words)? },
@@ -123,7 +147,8 @@ impl Operation {
             }
             _ => {
                 return Err(format!(
-                    "clients cannot {:?}; they put, delete, get, range, cas, transfer and compact",
+                    "clients cannot {:?}; they put, delete, get, range, cas, transfer, compact, watch, grant leases, \
+                     enter rooms",
                     clip(verb)
                 ));
             }
@@ -149,6 +174,9 @@ impl fmt::Display for Operation {
                 Ok(())
             }
             Operation::Compact { revision } => write!(out, "compact {revision}"),
+            Operation::Watch(ask) => write!(out, "{ask}"),
+            Operation::Lease(ask) => write!(out, "{ask}"),
+            Operation::Lock(ask) => write!(out, "{ask}"),
         }
     }
 }
@@ -172,6 +200,8 @@ impl fmt::Display for Outcome {
                 pairs(out, found)?;
                 write!(out, " rev:{revision}")
             }
+            Outcome::Told { revision: 0, told } => write!(out, "{told}"),
+            Outcome::Told { revision, told } => write!(out, "{told} rev:{revision}"),
             Outcome::Refused { error } => write!(out, "refused {error}"),
             Outcome::Unknown { why } => write!(out, "unknown: {why}"),
         }

@@ -72,6 +72,15 @@ knobs! {
     /// How often a client whose request was refused, or that lost its member, asks again.
     retries,
 
+    /// What may wait on a watch stream; the size of a fragment; the rows of a piece of catching up.
+    watch_stream_bytes,
+    watch_fragment_bytes,
+    watch_catch_up_rows,
+    /// Between two progress notifications of an idle watcher.
+    watch_progress_ms,
+    /// Between two checkpoints of a lease that has more left than that.
+    lease_checkpoint_ms,
+
     /// Between two faults, on average; 0 for a world without.
     fault_every_ms,
     /// No fault lasts longer.
@@ -135,6 +144,11 @@ impl Knobs {
             think_most_ms: 100,
             request_timeout_ms: 2_000,
             retries: 3,
+            watch_stream_bytes: 1 << 20,
+            watch_fragment_bytes: 2 << 20,
+            watch_catch_up_rows: 512,
+            watch_progress_ms: 5_000,
+            lease_checkpoint_ms: 300_000,
             fault_every_ms: 0,
             fault_most_ms: 5_000,
             faults: BTreeSet::new(),
@@ -178,6 +192,11 @@ impl Knobs {
                 .into_iter()
                 .chain(["registers".to_owned()])
                 .collect(),
+            watch_stream_bytes: *r.pick(&[256, 2_048, 1 << 20]),
+            watch_fragment_bytes: *r.pick(&[100, 300, 2 << 20]),
+            watch_catch_up_rows: *r.pick(&[1, 8, 512]),
+            watch_progress_ms: *r.pick(&[500, 2_000, 10_000]),
+            lease_checkpoint_ms: *r.pick(&[300, 1_000, 300_000]),
             ..plain.clone()
         };
         match profile {

@@ -378,11 +378,11 @@ quiet COMMAND                  without output";
                     let names: Vec<&str> = reads.iter().map(|read| self.name(id, *read).0).collect();
                     format!("{id:x} ReadIndex {} Index:{index}", names.join(" "))
                 }
-                Event::ReadView { read, view } => {
+                Event::ReadView { read, view, .. } => {
                     let (name, key) = self.name(id, read);
                     format!("{id:x} Read {name} Applied:{} {}", view.applied_index(), look_up(&view, key))
                 }
-                Event::Published(_) | Event::Synced(_) => continue,
+                Event::Published(_) | Event::Synced(_) | Event::Watch(_) | Event::LeaseNews => continue,
                 Event::Applied { index, .. } => format!("{id:x} Applied:{index}"),
                 Event::Reply { request, result } => {
                     format!("{id:x} Reply {} {}", self.name(id, request).0, notation::reply(&result))

@@ -11,19 +11,24 @@ use std::sync::Arc;
 use lockstep::member::apply::{self, Applier, Response};
 use lockstep::member::boot::{self, Booted};
 use lockstep::member::error::EtcdError;
+use lockstep::member::lease;
+use lockstep::member::lease::{Renewal, TimeToLive};
 use lockstep::member::membership::{Member, ids};
 use lockstep::member::raft::{Consensus, Effect, Fetch, Input, Persist, Proposal, ReadRequest, Status};
+use lockstep::member::watch;
 use lockstep::mvcc::read::Read;
 use lockstep::mvcc::{self, Backend, Batch, View};
 use lockstep::ports::clock::Instant;
 use lockstep::ports::dice::SeededDice;
 use lockstep::wal::{self, Wal};
 use lockstep::{mutation, sometimes};
-use lockstep_proto::etcdserverpb::{InternalRaftRequest, PutResponse, RequestHeader, ResponseHeader};
+use lockstep_proto::etcdserverpb::{InternalRaftRequest, PutResponse, RequestHeader, ResponseHeader, WatchRequest};
 use lockstep_proto::raftpb;
 use prost::Message;
 
 use crate::disk::{Loss, MemDisk};
+use crate::keeping::Keeping;
+use crate::watching::{Told, Watching};
 
 /// How members of a simulated cluster are set up.
 #[derive(Clone, Debug)]
@@ -33,6 +38,8 @@ pub struct Setup {
     pub raft: boot::RaftConfig,
     pub segment_bytes: u64,
     pub store_cache_bytes: usize,
+    pub watch: watch::Options,
+    pub lease: lease::Settings,
 }
 
 impl Default for Setup {
@@ -50,6 +57,8 @@ impl Default for Setup {
             },
             segment_bytes: 1 << 16,
             store_cache_bytes: 1 << 20,
+            watch: watch::Options::default(),
+            lease: lease::Settings::new(1_000),
         }
     }
 }
@@ -94,10 +103,16 @@ pub enum Event {
         index: u64,
     },
     /// This read may now be carried out on this view, now or later.
+    /// `led` is the term that its round has confirmed since the read was asked for, if this member leads.
     ReadView {
         read: u64,
         view: Arc<View>,
+        led: Option<u64>,
     },
+    /// What a watch stream is sent, or that it ends.
+    Watch(Told),
+    /// Whoever waits for what a keeper was told may ask again.
+    LeaseNews,
     /// The view that readers get from now on.
     Published(Arc<View>),
     Applied {
@@ -125,6 +140,8 @@ pub struct SimMember {
     disk: MemDisk,
     life: Option<Life>,
     events: Vec<Event>,
+    /// As of the last time that anybody said.
+    now: Instant,
 }
 
 /// What a crash takes.
@@ -145,7 +162,9 @@ struct Life {
     /// Requests that a client waits for here.
     requests: BTreeSet<u64>,
     /// Reads that have their index, by it.
-    reads: BTreeMap<u64, Vec<u64>>,
+    reads: BTreeMap<u64, Vec<(u64, Option<u64>)>>,
+    watching: Watching,
+    keeping: Keeping,
     sequence: u64,
 }
 
@@ -164,13 +183,17 @@ pub struct Queues {
     pub apply: usize,
     pub batches: usize,
     pub compaction: bool,
+    /// Publishes that the watch machine has not taken.
+    pub published: usize,
+    pub watch: bool,
+    pub lease: bool,
 }
 
 impl SimMember {
     /// A member that is not running yet, on an empty disk.
     pub fn new(id: u64, setup: Setup) -> SimMember {
         assert!((1..=setup.members).contains(&id), "member {id} is not of this cluster");
-        SimMember { id, setup, disk: MemDisk::new(), life: None, events: Vec::new() }
+        SimMember { id, setup, disk: MemDisk::new(), life: None, events: Vec::new(), now: Instant(0) }
     }
 
     pub fn id(&self) -> u64 {
@@ -218,6 +241,8 @@ impl SimMember {
             view,
             requests: BTreeSet::new(),
             reads: BTreeMap::new(),
+            watching: Watching::new(self.setup.watch, self.id),
+            keeping: Keeping::new(self.setup.lease),
             sequence: 0,
         });
         for effect in first {
@@ -241,6 +266,11 @@ impl SimMember {
     pub fn crash(&mut self, loss: Loss, choose: &mut dyn FnMut(usize) -> usize) {
         self.kill();
         self.disk.crash(loss, choose);
+    }
+
+    /// What the member's clock shows, for what happens from now on.
+    pub fn set_clock(&mut self, now: Instant) {
+        self.now = now;
     }
 
     // Consensus.
@@ -274,6 +304,7 @@ impl SimMember {
 
     /// Consensus takes everything that waits for it.
     pub fn step(&mut self, now: Instant) -> Vec<Event> {
+        self.now = now;
         if let Some(life) = &mut self.life {
             let inputs = std::mem::take(&mut life.inbox);
             for effect in life.consensus.step(now, inputs) {
@@ -356,6 +387,90 @@ impl SimMember {
         self.take_events()
     }
 
+    // Watches.
+
+    pub fn open_watch(&mut self, stream: u64) -> Vec<Event> {
+        self.watch(|watching, now, view| watching.open(now, stream, view))
+    }
+
+    pub fn close_watch(&mut self, stream: u64) -> Vec<Event> {
+        self.watch(|watching, now, _| watching.close(now, stream))
+    }
+
+    pub fn watch_request(&mut self, stream: u64, request: WatchRequest) -> Vec<Event> {
+        self.watch(|watching, now, view| watching.request(now, stream, request, view.rev()))
+    }
+
+    /// So much of what the stream was sent has been taken by its client.
+    pub fn watch_taken(&mut self, stream: u64, charge: usize) -> Vec<Event> {
+        self.watch(|watching, now, _| watching.taken(now, stream, charge))
+    }
+
+    /// The watch machine takes the first `count` publishes that wait for it, and catches up a piece.
+    pub fn watch_work(&mut self, count: usize) -> Vec<Event> {
+        self.watch(|watching, now, view| watching.work(now, count, view))
+    }
+
+    /// A tenth of a second has passed for the watch machine and the keeper.
+    pub fn beat(&mut self) -> Vec<Event> {
+        let now = self.now;
+        if let Some(life) = &mut self.life {
+            life.keeping.beat(now, &life.consensus.status());
+            if !life.watching.has_streams() {
+                return Vec::new();
+            }
+        }
+        self.watch(|watching, now, view| watching.tick(now, view))
+    }
+
+    fn watch(&mut self, what: impl FnOnce(&mut Watching, Instant, &Arc<View>)) -> Vec<Event> {
+        let Some(life) = &mut self.life else { return Vec::new() };
+        what(&mut life.watching, self.now, &life.view);
+        self.events.extend(life.watching.take_told().into_iter().map(Event::Watch));
+        self.take_events()
+    }
+
+    // Leases.
+
+    /// The keeper's thread looks around.
+    pub fn lease_work(&mut self, expires: Instant) -> Vec<Event> {
+        let (id, now) = (self.id, self.now);
+        if let Some(life) = &mut self.life {
+            for effect in life.keeping.work(now, &life.consensus.status()) {
+                match effect {
+                    lease::Effect::Confirm { term } => {
+                        let read = life.next_id(id);
+                        life.keeping.asked(read, term);
+                        life.inbox.push(Input::Read(ReadRequest { id: read, expires }));
+                    }
+                    lease::Effect::Propose { term, requests } => {
+                        for mut request in requests {
+                            request.header = Some(RequestHeader { id: life.next_id(id), ..Default::default() });
+                            let data = request.encode_to_vec().into();
+                            let proposal = Proposal { data, expires: Instant(u64::MAX), term: Some(term) };
+                            life.inbox.push(Input::Propose(proposal));
+                        }
+                    }
+                }
+            }
+            if life.keeping.take_news() {
+                self.events.push(Event::LeaseNews);
+            }
+        }
+        self.take_events()
+    }
+
+    /// Renews a lease with this proof; `None` when the process is gone.
+    pub fn renew(&mut self, lease: i64, term: u64) -> Option<Renewal> {
+        let now = self.now;
+        self.life.as_mut().map(|life| life.keeping.renew(now, lease, term))
+    }
+
+    pub fn time_to_live(&mut self, lease: i64, term: u64) -> Option<TimeToLive> {
+        let now = self.now;
+        self.life.as_mut().map(|life| life.keeping.time_to_live(now, lease, term))
+    }
+
     // Looking on.
 
     pub fn status(&self) -> Option<Status> {
@@ -375,6 +490,9 @@ impl SimMember {
             apply: life.apply.len(),
             batches: life.batches.len(),
             compaction: life.compaction_waits,
+            published: life.watching.waiting().0,
+            watch: life.watching.waiting() != (0, false),
+            lease: life.keeping.is_due(),
         })
     }
 
@@ -406,10 +524,10 @@ impl SimMember {
                 self.events.push(Event::Committed(entries.clone()));
                 life.apply.push_back(apply::Input::Entries(entries));
             }
-            Effect::ReadReady { reads, index, .. } => {
+            Effect::ReadReady { reads, index, led } => {
                 let ids: Vec<u64> = reads.iter().map(|read| read.id).collect();
-                self.events.push(Event::ReadIndex { reads: ids.clone(), index });
-                life.reads.entry(index).or_default().extend(ids);
+                life.reads.entry(index).or_default().extend(ids.iter().map(|id| (*id, led)));
+                self.events.push(Event::ReadIndex { reads: ids, index });
                 life.serve_reads(&mut self.events);
             }
             Effect::Fetch(fetch) => {
@@ -427,8 +545,9 @@ impl SimMember {
     fn apply_effect(&mut self, effect: apply::Effect) {
         let Some(life) = &mut self.life else { return };
         match effect {
-            apply::Effect::Publish { view, .. } => {
+            apply::Effect::Publish { view, changes } => {
                 life.view = view.clone();
+                life.watching.publish(&view, &changes);
                 self.events.push(Event::Published(view));
                 life.serve_reads(&mut self.events);
             }
@@ -437,7 +556,13 @@ impl SimMember {
                 life.inbox.push(Input::Applied(index));
             }
             apply::Effect::ConfChange(change) => life.inbox.push(Input::ConfChange(change)),
-            apply::Effect::Membership(_) | apply::Effect::Leases(_) => {}
+            apply::Effect::Membership(_) => {}
+            apply::Effect::Leases(changes) => {
+                life.keeping.changed(self.now, &changes);
+                if life.keeping.take_news() {
+                    self.events.push(Event::LeaseNews);
+                }
+            }
             apply::Effect::Reply(reply) => {
                 if life.requests.remove(&reply.id) {
                     self.events.push(Event::Reply { request: reply.id, result: reply.result });
@@ -508,8 +633,10 @@ impl Life {
         let applied = if mutation!(ReadBeforeApply) { u64::MAX - 1 } else { self.view.applied_index() };
         let later = self.reads.split_off(&(applied + 1));
         sometimes!(!later.is_empty(), "read waited for apply");
-        for read in std::mem::replace(&mut self.reads, later).into_values().flatten() {
-            events.push(Event::ReadView { read, view: self.view.clone() });
+        for (read, led) in std::mem::replace(&mut self.reads, later).into_values().flatten() {
+            if !self.keeping.answered(read, led) {
+                events.push(Event::ReadView { read, view: self.view.clone(), led });
+            }
         }
     }
 }

@@ -17,13 +17,14 @@ pub enum Part {
     Store,
     Network,
     Clients,
+    Watch,
     Faults,
     Checkers,
     Trace,
 }
 
 impl Part {
-    pub const ALL: [Part; 10] = [
+    pub const ALL: [Part; 11] = [
         Part::Loop,
         Part::Consensus,
         Part::Log,
@@ -31,6 +32,7 @@ impl Part {
         Part::Store,
         Part::Network,
         Part::Clients,
+        Part::Watch,
         Part::Faults,
         Part::Checkers,
         Part::Trace,
@@ -45,6 +47,7 @@ impl Part {
             Part::Store => "members: store (redb)",
             Part::Network => "network",
             Part::Clients => "clients",
+            Part::Watch => "watches and leases",
             Part::Faults => "faults, boots",
             Part::Checkers => "checkers",
             Part::Trace => "trace",

@@ -170,6 +170,11 @@ impl Network {
         self.links.get(&(from, to)).is_some_and(|link| link.cuts > 0)
     }
 
+    /// Whether what is sent now arrives.
+    pub fn is_open(&self, from: u64, to: u64) -> bool {
+        self.links.get(&(from, to)).is_none_or(|link| link.cuts == 0 && link.half_opens == 0)
+    }
+
     pub fn cut(&mut self, from: u64, to: u64) {
         self.link(from, to).cuts += 1;
     }

@@ -92,6 +92,16 @@ pub fn request(request: &InternalRaftRequest) -> String {
     if let Some(range) = &request.range {
         return format!("range {}{}", text(&range.key), range_end(&range.range_end));
     }
+    if let Some(grant) = &request.lease_grant {
+        return format!("grant {} for {} s", grant.id, grant.ttl);
+    }
+    if let Some(revoke) = &request.lease_revoke {
+        return format!("revoke {}", revoke.id);
+    }
+    if let Some(checkpoint) = &request.lease_checkpoint {
+        let left = checkpoint.checkpoints.iter().map(|c| format!("{}:{}", c.id, c.remaining_ttl));
+        return format!("checkpoint {}", left.collect::<Vec<_>>().join(" "));
+    }
     "other request".into()
 }
 

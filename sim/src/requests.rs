@@ -21,6 +21,9 @@ impl Operation {
     pub fn request(&self) -> Option<InternalRaftRequest> {
         match self {
             Operation::Get { .. } | Operation::Range { .. } => None,
+            Operation::Lease(ask) => ask.request(),
+            // These want to know what their client knows.
+            Operation::Watch(_) | Operation::Lock(_) => None,
             Operation::Put { key, value } => Some(lab::put(key, value)),
             Operation::Delete { key } => {
                 let delete = DeleteRangeRequest { key: bytes(key), prev_kv: true, ..Default::default() };
@@ -63,6 +66,11 @@ impl Operation {
             Err(error) if leaves_it_open(*error) => return Outcome::Unknown { why: error.message().to_owned() },
             Err(error) => return Outcome::Refused { error: error.message().to_owned() },
         };
+        match self {
+            Operation::Lease(ask) => return ask.outcome(response),
+            Operation::Lock(ask) => return ask.outcome(response),
+            _ => {}
+        }
         let (header, succeeded, found) = match (self, response) {
             (Operation::Put { .. }, Response::Put(put)) => (&put.header, true, Vec::new()),
             (Operation::Delete { key }, Response::DeleteRange(delete)) => {

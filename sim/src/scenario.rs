@@ -318,7 +318,11 @@ impl Reader {
         }
         let is_count = matches!(
             exception.point,
-            Point::Lost { .. } | Point::Leave { .. } | Point::Election { .. } | Point::Kept { .. }
+            Point::Lost { .. }
+                | Point::Leave { .. }
+                | Point::LeaveWatch { .. }
+                | Point::Election { .. }
+                | Point::Kept { .. }
         );
         let most = if is_count { MOST_COUNT } else { LONGEST_MS * 1_000 };
         if exception.value > most {
@@ -385,6 +389,7 @@ fn check_knob(name: &str, value: u64) -> Result<(), String> {
     let (least, most) = match name {
         "members" => return Err("the members are said by `members 3`".into()),
         "clients" => (1, MOST_CLIENTS),
+        "watch_progress_ms" | "lease_checkpoint_ms" | "watch_catch_up_rows" => (1, LONGEST_MS),
         "stage_us" | "store_commit_ms" | "request_timeout_ms" | "safety_ms" => (1, LONGEST_MS),
         _ if name.ends_with("_us") => (0, LONGEST_MS * 1_000),
         _ if name.ends_with("_ms") => (0, LONGEST_MS),
@@ -413,10 +418,11 @@ pub(crate) fn members_of(point: Point) -> Vec<u64> {
         Point::Fsync { member, .. }
         | Point::Stage { member, .. }
         | Point::Leave { member, .. }
+        | Point::LeaveWatch { member, .. }
         | Point::FirstTick { member, .. }
         | Point::Election { member, .. }
         | Point::Kept { member, .. } => vec![member],
-        Point::Look { .. } => Vec::new(),
+        Point::Look { .. } | Point::Hear { .. } | Point::Forward { .. } => Vec::new(),
     }
 }
 

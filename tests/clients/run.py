@@ -36,6 +36,8 @@ PROGRAM_SECONDS = 120
 SETUP_SECONDS = 900
 # So many programs run at the same time: they mostly wait.
 AT_ONCE = 4
+# What hangs on a lease's last second may come out either way on a busy machine; a true difference comes each time.
+ATTEMPTS = 3
 
 
 class Missing(Exception):
@@ -74,19 +76,17 @@ def main():
         if library in absent:
             rows.append((library, "", "", "", "", absent[library]))
             continue
-        pairs = align(transcripts[library, "etcd"], transcripts[library, "lockstepd"])
-        listed = unlisted = 0
-        for call, theirs, ours in pairs:
-            if theirs == ours:
-                continue
-            row = next((row for row in known if row.covers(library, call, theirs, ours)), None)
-            if row:
-                row.uses += 1
-                listed += 1
-            else:
-                unlisted += 1
-                failures.append(f"{library}: {call}\n    etcd      {theirs}\n    lockstepd {ours}")
-        rows.append((library, len(pairs), len(pairs) - listed - unlisted, listed, unlisted, ""))
+        pairs, listed, unlisted = compare(library, transcripts, known)
+        for _ in range(1, ATTEMPTS):
+            if not unlisted:
+                break
+            print(f"{library} differs, and runs again: {unlisted[0]}")
+            transcripts.update(run_all({library: commands[library]}, servers, pathlib.Path(args.out)))
+            pairs, listed, unlisted = compare(library, transcripts, known)
+        for row in listed:
+            row.uses += 1
+        failures += unlisted
+        rows.append((library, len(pairs), len(pairs) - len(listed) - len(unlisted), len(listed), len(unlisted), ""))
     if not only and not absent:
         for row in known:
             if not row.uses:
@@ -232,6 +232,21 @@ LIBRARIES = {
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
+
+
+def compare(library, transcripts, known):
+    """All calls, the rows that cover those that differ, and what no row covers."""
+    pairs = align(transcripts[library, "etcd"], transcripts[library, "lockstepd"])
+    listed, unlisted = [], []
+    for call, theirs, ours in pairs:
+        if theirs == ours:
+            continue
+        row = next((row for row in known if row.covers(library, call, theirs, ours)), None)
+        if row:
+            listed.append(row)
+        else:
+            unlisted.append(f"{library}: {call}\n    etcd      {theirs}\n    lockstepd {ours}")
+    return pairs, listed, unlisted
 
 
 def run_all(commands, servers, out):

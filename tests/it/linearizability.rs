@@ -313,6 +313,7 @@ impl Store {
                 }
             }
             Operation::Compact { .. } => {}
+            aside => panic!("{aside} is not about keys"),
         }
         Outcome::Done { revision: self.revision, succeeded, found }
     }
@@ -559,7 +560,7 @@ fn groups(history: &[Asked]) -> usize {
                 vec![key.clone()]
             }
             Operation::Transfer { from, .. } => from.iter().map(|(key, _)| key.clone()).collect(),
-            Operation::Range { .. } | Operation::Compact { .. } => vec![],
+            _ => vec![],
         }
     };
     history.iter().flat_map(|asked| keys_of(&asked.operation)).collect::<BTreeSet<String>>().len()

@@ -17,17 +17,24 @@
 //! nothing acknowledged is lost               durability.rs           etcd #14370
 //! reads are not stale, or made up            stale_reads.rs          etcd #20418, thesis 6.4
 //! one order of all operations                linearizability/        Herlihy and Wing; Wing and Gong; Lowe
+//! watches: the nine guarantees               watches.rs              etcd's robustness tests
+//! leases live and end when they should       leases.rs               etcd #15247, #9888
+//! locks and elections                        locks.rs                Jepsen etcd 3.4.3
 //! progress                                   progress.rs             Cloudflare 2020
 //! ```
 //!
 //! What they share: [`mirror`] (what a log must hold), [`writes`] (what an operation changes), [`digest`].
 
+use std::fmt;
 use std::sync::Arc;
 
 use lockstep::member::raft::{Persist, Status};
 use lockstep::mvcc::View;
+use lockstep::ports::clock::Instant;
+use lockstep_proto::mvccpb::{Event, KeyValue};
 use lockstep_proto::raftpb::{Entry, HardState};
 
+use crate::asks::WatchSpec;
 use crate::history::{Operation, Outcome};
 use crate::knobs::Knobs;
 
@@ -39,13 +46,16 @@ pub mod election_safety;
 pub mod hash_kv;
 pub mod invariant_sum;
 pub mod leader_completeness;
+pub mod leases;
 pub mod linearizability;
+pub mod locks;
 pub mod log_matching;
 pub mod mirror;
 pub mod progress;
 pub mod revisions;
 pub mod stale_reads;
 pub mod state_machine_safety;
+pub mod watches;
 pub mod writes;
 
 /// One thing that happened.
@@ -64,6 +74,17 @@ pub enum Seen<'a> {
     Committed { member: u64, entries: &'a [Entry] },
     /// The view that readers of this member get from now on.
     Published { member: u64, view: &'a Arc<View> },
+    /// A revision is shown for the first time, by whichever member; these are its rows, in order. A deletion has the
+    /// version 0.
+    Made { revision: i64, events: &'a [KeyValue] },
+    /// A client's watcher hears something from a member, or its client does something about it.
+    Watch { watcher: u64, member: u64, heard: Heard<'a> },
+    /// What these members' clocks show, before something is seen that wants to know.
+    Clocks(&'a [(u64, Instant)]),
+    /// A client sends a keep-alive of a lease. The number is the keep-alive's own.
+    Renews { number: u64, lease: i64 },
+    /// ... and is answered: the lease lives for so long again; 0 if it is gone.
+    Renewed { number: u64, lease: i64, ttl_s: i64 },
     /// A client asked a member for this; `number` counts the operations of the run.
     Asked { number: u64, client: u64, member: u64, operation: &'a Operation },
     /// ... and was answered, or lost patience ([`Outcome::Unknown`]), or was told that it was not done.
@@ -76,6 +97,66 @@ pub enum Seen<'a> {
     AtRest { status: &'a Status, view: &'a Arc<View> },
     /// Nothing more will come.
     Over,
+}
+
+/// What a watcher hears.
+#[derive(Clone, Copy, Debug)]
+pub enum Heard<'a> {
+    /// Its client asks a member for it, at first or once more; 0 is from now on.
+    Asked {
+        spec: &'a WatchSpec,
+        from: i64,
+    },
+    Created {
+        revision: i64,
+    },
+    /// Its client asks for progress, when this is the newest revision that the member has shown.
+    Wants {
+        newest: i64,
+    },
+    /// All fragments of a response together.
+    Events {
+        revision: i64,
+        events: &'a [Event],
+    },
+    /// `asked`: because its client has asked for it, on this stream.
+    Progress {
+        revision: i64,
+        asked: bool,
+    },
+    /// The member cannot go on: history below this revision is gone.
+    Compacted {
+        revision: i64,
+    },
+    Canceled,
+    Refused {
+        error: &'a str,
+    },
+    /// The stream has ended, by whomever.
+    Broken,
+}
+
+impl fmt::Display for Heard<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Heard::Asked { spec, from } => write!(out, "asked for {spec} from:{from}"),
+            Heard::Created { revision } => write!(out, "created rev:{revision}"),
+            Heard::Events { revision, events } => {
+                write!(out, "{} events", events.len())?;
+                for kv in events.iter().filter_map(|event| event.kv.as_ref()) {
+                    let what = if kv.version == 0 { "gone" } else { "put" };
+                    write!(out, " {}:{}:{what}", kv.mod_revision, String::from_utf8_lossy(&kv.key))?;
+                }
+                write!(out, " rev:{revision}")
+            }
+            Heard::Wants { newest } => write!(out, "wants progress from:{newest}"),
+            Heard::Progress { revision, .. } => write!(out, "progress rev:{revision}"),
+            Heard::Compacted { revision } => write!(out, "compacted {revision}"),
+            Heard::Canceled => write!(out, "canceled"),
+            Heard::Refused { error } => write!(out, "refused {error}"),
+            Heard::Broken => write!(out, "broken"),
+        }
+    }
 }
 
 /// Watches a run.
@@ -120,6 +201,9 @@ pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
         Box::new(stale_reads::StaleReads::new()),
         Box::new(linearizability::Linearizability::default()),
         Box::new(invariant_sum::InvariantSum::default()),
+        Box::new(watches::Watches::default()),
+        Box::new(leases::Leases::new(knobs)),
+        Box::new(locks::Locks::default()),
         Box::new(progress::Progress::new(members, knobs.core_ms)),
     ]
 }

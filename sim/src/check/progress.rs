@@ -140,6 +140,7 @@ impl Progress {
         let waiting = &mut core.waiting;
         match outcome {
             Outcome::Done { .. } => drop(waiting.remove(&client)),
+            Outcome::Told { revision: 1.., .. } => drop(waiting.remove(&client)),
             Outcome::Read { .. } if !operation.is_serializable() => {
                 if let Some(wants) = waiting.get_mut(&client) {
                     wants.read = true;
@@ -334,7 +335,9 @@ impl Checker for Progress {
             }
             Seen::Core { members, clients } => {
                 let mut waiting: BTreeMap<u64, Wants> = clients.iter().map(|id| (*id, Wants::default())).collect();
-                for open in self.open.values().filter(|open| !open.operation.is_read()) {
+                for open in
+                    self.open.values().filter(|open| !open.operation.is_read() && open.operation.shows_progress())
+                {
                     if let Some(wants) = waiting.get_mut(&open.client) {
                         wants.asked_write = true;
                     }

@@ -10,6 +10,7 @@ pub fn changed_at(operation: &Operation, outcome: &Outcome) -> Option<i64> {
         Operation::Delete { .. } => found.iter().any(|(_, value)| value.is_some()),
         Operation::Cas { .. } | Operation::Transfer { .. } => *succeeded,
         Operation::Get { .. } | Operation::Range { .. } | Operation::Compact { .. } => false,
+        Operation::Watch(_) | Operation::Lease(_) | Operation::Lock(_) => false,
     };
     changed.then_some(*revision)
 }
@@ -18,6 +19,7 @@ pub fn changed_at(operation: &Operation, outcome: &Outcome) -> Option<i64> {
 pub fn revision(outcome: &Outcome) -> Option<i64> {
     match outcome {
         Outcome::Done { revision, .. } | Outcome::Read { revision, .. } => Some(*revision),
+        Outcome::Told { revision, .. } => (*revision > 0).then_some(*revision),
         Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
     }
 }

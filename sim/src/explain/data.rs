@@ -155,7 +155,7 @@ pub fn usual_delay_us(timeline: &Timeline) -> u64 {
 /// Colour and legend of an operation.
 pub fn outcome_word(outcome: Option<&Outcome>) -> &'static str {
     match outcome {
-        Some(Outcome::Done { .. }) => "done",
+        Some(Outcome::Done { .. } | Outcome::Told { .. }) => "done",
         Some(Outcome::Read { .. }) => "read",
         Some(Outcome::Refused { .. }) => "refused",
         Some(Outcome::Unknown { .. }) | None => "unknown",

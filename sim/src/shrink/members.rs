@@ -113,6 +113,7 @@ fn renumbered(point: Point, places: &Places) -> Point {
         Point::FirstTick { member, life } => Point::FirstTick { member: at(member), life },
         Point::Election { member, number } => Point::Election { member: at(member), number },
         Point::Kept { member, crash, nth } => Point::Kept { member: at(member), crash, nth },
-        Point::Look { number } => Point::Look { number },
+        Point::LeaveWatch { member, number } => Point::LeaveWatch { member: at(member), number },
+        Point::Look { .. } | Point::Hear { .. } | Point::Forward { .. } => point,
     }
 }

@@ -294,6 +294,9 @@ fn place_in_series(point: Point) -> (Point, u64) {
         | Point::Fsync { number, .. }
         | Point::Stage { number, .. }
         | Point::Leave { number, .. }
+        | Point::LeaveWatch { number, .. }
+        | Point::Hear { number, .. }
+        | Point::Forward { number }
         | Point::Look { number }
         | Point::Election { number, .. } => std::mem::take(number),
         Point::FirstTick { life, .. } => std::mem::take(life),

@@ -298,5 +298,6 @@ fn rename(operation: &mut Operation, key: &mut dyn FnMut(&mut String), value: &m
             }
         }
         Operation::Range { .. } | Operation::Compact { .. } => {}
+        Operation::Watch(_) | Operation::Lease(_) | Operation::Lock(_) => {}
     }
 }

@@ -115,7 +115,7 @@ impl Work for Bank {
                     self.known.clear();
                 }
             }
-            Outcome::Refused { .. } | Outcome::Unknown { .. } => {}
+            Outcome::Told { .. } | Outcome::Refused { .. } | Outcome::Unknown { .. } => {}
         }
     }
 }

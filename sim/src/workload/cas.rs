@@ -60,7 +60,7 @@ impl Work for Swaps {
                     self.note(client, key, *revision, value.clone());
                 }
             }
-            Outcome::Refused { .. } | Outcome::Unknown { .. } => {}
+            Outcome::Told { .. } | Outcome::Refused { .. } | Outcome::Unknown { .. } => {}
         }
     }
 }

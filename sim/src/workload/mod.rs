@@ -17,10 +17,15 @@ pub mod bank;
 pub mod cas;
 pub mod compaction;
 pub mod deletes;
+pub mod election;
+pub mod lease;
+pub mod lock;
 pub mod ranges;
 pub mod registers;
 pub mod serializable;
+pub mod sessions;
 pub mod shared;
+pub mod watch;
 
 /// One kind of work: all clients share it, so it knows what any of them last learned.
 pub trait Work: fmt::Debug {
@@ -29,6 +34,12 @@ pub trait Work: fmt::Debug {
 
     /// What became of an operation that this work asked for.
     fn learn(&mut self, _client: u64, _operation: &Operation, _outcome: &Outcome) {}
+
+    /// A watcher of this client has lost its stream, or history that it needed.
+    fn broke(&mut self, _client: u64, _watcher: u64) {}
+
+    /// A lease that this client kept alive is gone.
+    fn lost(&mut self, _client: u64, _lease: i64) {}
 }
 
 pub struct Kind {
@@ -48,6 +59,10 @@ pub const KINDS: &[Kind] = &[
     deletes::KIND,
     serializable::KIND,
     compaction::KIND,
+    watch::KIND,
+    lease::KIND,
+    lock::KIND,
+    election::KIND,
 ];
 
 pub fn kind(name: &str) -> Option<&'static Kind> {

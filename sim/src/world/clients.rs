@@ -12,6 +12,8 @@ use lockstep::mvcc::View;
 use lockstep::mvcc::read::Error;
 
 use super::{Class, Failure, What, World};
+use crate::asks::Told;
+use crate::asks::lock::Entries;
 use crate::check::Seen;
 use crate::history::{Operation, Outcome};
 use crate::knobs::Knobs;
@@ -36,6 +38,8 @@ pub(super) struct Clients {
     /// (member, id at the member) -> the client.
     waiting: BTreeMap<(u64, u64), u64>,
     operations: u64,
+    /// Since when keys in rooms have been there, as their clients know.
+    entries: Entries,
     /// Values written so far, of each client.
     values: BTreeMap<u64, u64>,
     works: Vec<(&'static str, u64, Box<dyn Work>)>,
@@ -61,6 +65,7 @@ impl Clients {
             again: BTreeMap::new(),
             waiting: BTreeMap::new(),
             operations: 0,
+            entries: Entries::new(),
             values: BTreeMap::new(),
             works: kinds.map(|kind| (kind.name, kind.weight, (kind.make)(knobs.clients))).collect(),
             random: seed.map(|seed| Random::new(seed, Purpose::Workload)),
@@ -85,8 +90,7 @@ impl World {
 
     /// A free client draws what it does next.
     pub(super) fn ask(&mut self, client: u64) -> Result<(), Failure> {
-        let rest_us = self.knobs.rest_ms * 1_000;
-        if self.now_us > self.end_us - rest_us + rest_us / REST_PARTS {
+        if self.clients_rest() {
             return Ok(());
         }
         let among: Vec<u64> = self.ids().into_iter().filter(|id| !self.weather.is_out(*id)).collect();
@@ -119,6 +123,17 @@ impl World {
         self.request(client, member, operation, Some(work), retries)
     }
 
+    /// Everything has healed a while ago: clients ask for nothing any more, so that members come to rest.
+    pub(super) fn clients_rest(&self) -> bool {
+        let rest_us = self.knobs.rest_ms * 1_000;
+        self.now_us > self.end_us - rest_us + rest_us / REST_PARTS
+    }
+
+    /// The end is near: keepers, which might note for ever what is left of leases, stop as well.
+    pub(super) fn keepers_rest(&self) -> bool {
+        self.now_us > self.end_us - self.knobs.rest_ms * 1_000 / (2 * REST_PARTS)
+    }
+
     /// A line of a record says what a client does now; if it is busy, then as soon as it is free.
     pub(super) fn play(&mut self, client: u64, member: u64, operation: Operation) -> Result<(), Failure> {
         if self.clients.pending.contains_key(&client) {
@@ -143,6 +158,9 @@ impl World {
         let text = format_args!("client {client} asks {member:x} #{number}: {operation}");
         let line = self.trace.line(self.now_us, text);
         let span = self.draw_request(number, client, member, &operation, line);
+        if let Operation::Lease(_) = operation {
+            self.show_clocks()?;
+        }
         self.show(&Seen::Asked { number, client, member, operation: &operation })?;
         self.clients
             .pending
@@ -152,11 +170,20 @@ impl World {
         }
         let timeout_ms = self.knobs.request_timeout_ms;
         self.after(timeout_ms * 1_000, 0, 0, What::TimeOut { client, number });
+        let request = match &operation {
+            Operation::Watch(ask) => return self.ask_watch(client, member, ask),
+            Operation::Lease(ask) if ask.request().is_none() => return self.ask_lease(client, number, member, ask),
+            Operation::Lock(ask) if !ask.is_read() => match ask.request(&self.clients.entries) {
+                Ok(request) => Some(request),
+                Err(why) => return self.told(client, Outcome::Refused { error: why.to_owned() }),
+            },
+            _ => operation.request(),
+        };
         let now_us = self.now_us;
         let machine = self.machine(member);
         let mut expires = machine.clock.now(now_us);
         expires.0 += timeout_ms;
-        let asked = match (operation.request(), operation.is_serializable()) {
+        let asked = match (request, operation.is_serializable()) {
             (Some(request), _) => machine.member.propose(request, expires),
             (None, false) => machine.member.read(expires),
             (None, true) => {
@@ -205,7 +232,11 @@ impl World {
             return Ok(());
         };
         let member = pending.member;
-        match pending.operation.read(view) {
+        let read = match &pending.operation {
+            Operation::Lock(ask) => ask.read(view, &self.clients.entries),
+            operation => operation.read(view),
+        };
+        match read {
             Ok(outcome) => self.told(client, outcome),
             Err(Error::Overtaken) => match self.machine(member).member.view() {
                 Some(fresh) => {
@@ -250,13 +281,37 @@ impl World {
         Ok(())
     }
 
-    fn told(&mut self, client: u64, outcome: Outcome) -> Result<(), Failure> {
+    /// Whether this operation is still the one that the client waits for.
+    pub(super) fn waits_for(&self, client: u64, number: u64) -> bool {
+        self.clients.pending.get(&client).is_some_and(|pending| pending.number == number)
+    }
+
+    /// A watcher has no stream any more, or none that goes on.
+    pub(super) fn watcher_broke(&mut self, client: u64, watcher: u64) {
+        self.clients.works.iter_mut().for_each(|(_, _, work)| work.broke(client, watcher));
+    }
+
+    /// A lease that a client keeps alive is gone.
+    pub(super) fn lease_lost(&mut self, client: u64, lease: i64) {
+        self.clients.works.iter_mut().for_each(|(_, _, work)| work.lost(client, lease));
+    }
+
+    pub(super) fn told(&mut self, client: u64, outcome: Outcome) -> Result<(), Failure> {
         let Some(pending) = self.clients.pending.remove(&client) else { return Ok(()) };
         let Pending { number, member, operation, work, retries, span } = pending;
         self.clients.waiting.retain(|_, waiting| *waiting != client);
         self.trace.line(self.now_us, format_args!("client {client} is told #{number}: {outcome}"));
-        if matches!(outcome, Outcome::Done { .. } | Outcome::Read { .. }) {
-            self.counted.acknowledged += 1;
+        let is_acknowledged = match &outcome {
+            Outcome::Done { .. } | Outcome::Read { .. } => true,
+            Outcome::Told { told, .. } => *told != Told::Sent,
+            Outcome::Refused { .. } | Outcome::Unknown { .. } => false,
+        };
+        self.counted.acknowledged += u64::from(is_acknowledged);
+        if let (Operation::Lock(ask), Outcome::Told { told: Told::Entered { create_revision }, .. }) =
+            (&operation, &outcome)
+            && let Some(key) = ask.key()
+        {
+            self.clients.entries.insert(key, *create_revision);
         }
         if let Some(span) = self.timeline.as_mut().and_then(|timeline| timeline.operations.get_mut(span)) {
             span.to_us = (!matches!(outcome, Outcome::Unknown { .. })).then_some(self.now_us);

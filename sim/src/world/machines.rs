@@ -6,7 +6,12 @@
 use std::sync::Arc;
 
 use lockstep::member::boot::RaftConfig;
+use lockstep::member::lease;
 use lockstep::member::raft::{Input, Role, Status};
+use lockstep::member::watch;
+use lockstep::mvcc::View;
+use lockstep::mvcc::read::{Read, Revision};
+use lockstep::ports::clock::Instant;
 use lockstep_proto::raftpb::Message;
 
 use super::{Class, Failure, Happening, What, World, loss_name};
@@ -80,6 +85,17 @@ impl Machine {
             },
             segment_bytes: knobs.segment_bytes,
             store_cache_bytes: knobs.store_cache_bytes as usize,
+            watch: watch::Options {
+                progress_interval_ms: knobs.watch_progress_ms,
+                fragment_bytes: knobs.watch_fragment_bytes as usize,
+                stream_bytes: knobs.watch_stream_bytes as usize,
+                catch_up_rows: knobs.watch_catch_up_rows as usize,
+                ..watch::Options::default()
+            },
+            lease: lease::Settings {
+                checkpoint_ms: knobs.lease_checkpoint_ms,
+                ..lease::Settings::new(10 * TICK_US / 1_000)
+            },
         };
         Machine {
             member: SimMember::new(id, setup),
@@ -241,6 +257,22 @@ impl World {
                 }
                 Vec::new()
             }
+            What::Beat => {
+                let period_us = machine.clock.tick_us(TICK_US);
+                let now = machine.clock.now(now_us);
+                machine.member.set_clock(now);
+                let events = machine.member.beat();
+                self.after(period_us, id, life, What::Beat);
+                events
+            }
+            What::WatchTaken { stream, charge } => {
+                machine.member.set_clock(machine.clock.now(now_us));
+                if !self.takes(stream, charge) {
+                    return Ok(());
+                }
+                self.machine(id).member.watch_taken(stream, charge)
+            }
+            What::Asked { .. } | What::Errand { .. } => return self.step_of_member(id, what),
             What::Stage(stage) => return self.work(id, stage),
             What::Fsync => {
                 machine.due[Stage::Log as usize] = false;
@@ -286,11 +318,16 @@ impl World {
         let machine = self.machines.get_mut(&id).expect("a member of this world");
         let life = machine.life;
         machine.due[stage as usize] = false;
+        let now = machine.clock.now(now_us);
+        machine.member.set_clock(now);
         let events = match stage {
             Stage::Consensus => {
-                let now = machine.clock.now(now_us);
+                let led = machine.member.status().is_some_and(|status| status.role == Role::Leader);
                 let events = machine.member.step(now);
                 if let Some(status) = machine.member.status() {
+                    if led || status.role == Role::Leader {
+                        self.show(&Seen::Clocks(&[(id, now)]))?;
+                    }
                     self.show(&Seen::Stepped { status: &status })?;
                     self.draw_role(status);
                 }
@@ -327,6 +364,19 @@ impl World {
                 machine.member.compaction_due();
                 Vec::new()
             }
+            Stage::Watch => {
+                let waiting = machine.member.queues().published as u64;
+                let point = Point::LeaveWatch { member: id, number: machine.works[stage as usize] };
+                let permille = self.knobs.late_stage_permille;
+                let left = self.choices.choose(point, |random| {
+                    if waiting > 0 && random.permille(permille) { random.between(1, waiting) } else { 0 }
+                });
+                self.machine(id).member.watch_work(waiting.saturating_sub(left) as usize)
+            }
+            Stage::Lease => {
+                let expires = Instant(now.0 + self.knobs.request_timeout_ms);
+                self.machine(id).member.lease_work(expires)
+            }
         };
         self.happened(id, events)?;
         self.wake(id);
@@ -344,6 +394,7 @@ impl World {
         if machine.member.is_up() {
             return Ok(());
         }
+        machine.member.set_clock(machine.clock.now(now_us));
         match machine.member.boot() {
             Ok(events) => {
                 machine.life += 1;
@@ -365,6 +416,7 @@ impl World {
                 let point = Point::FirstTick { member: id, life };
                 let tick_us = self.choices.choose(point, |random| random.below(TICK_US));
                 self.after(tick_us, id, life, What::Tick);
+                self.after(tick_us + TICK_US / 2, id, life, What::Beat);
                 self.after(self.knobs.store_commit_ms * 1_000, id, life, What::StoreCommitDue);
                 self.wake(id);
                 Ok(())
@@ -395,9 +447,11 @@ impl World {
         let shown = self.show(&Seen::Ended { member: id });
         self.note(shown);
         self.members_clients_lose(id);
+        self.watchers_lose(id);
+        self.errands_lose(id);
     }
 
-    fn happened(&mut self, id: u64, events: Vec<Event>) -> Result<(), Failure> {
+    pub(super) fn happened(&mut self, id: u64, events: Vec<Event>) -> Result<(), Failure> {
         let now_us = self.now_us;
         for event in events {
             match event {
@@ -423,8 +477,17 @@ impl World {
                 Event::ReadIndex { reads, index } => {
                     self.trace.line(now_us, format_args!("{id:x} ReadIndex {} reads Index:{index}", reads.len()));
                 }
-                Event::ReadView { read, view } => self.view_for(id, read, view),
-                Event::Published(view) => self.show(&Seen::Published { member: id, view: &view })?,
+                Event::ReadView { read, view, led } => {
+                    if !self.confirmed_for(id, read, led)? {
+                        self.view_for(id, read, view);
+                    }
+                }
+                Event::Published(view) => {
+                    self.made(&view)?;
+                    self.show(&Seen::Published { member: id, view: &view })?;
+                }
+                Event::Watch(told) => self.watch_told(id, told)?,
+                Event::LeaseNews => self.lease_news(id)?,
                 Event::Applied { index, .. } => {
                     self.trace.line(now_us, format_args!("{id:x} Applied:{index}"));
                 }
@@ -449,6 +512,27 @@ impl World {
         Ok(())
     }
 
+    /// Shows the revisions that nobody has shown before.
+    fn made(&mut self, view: &View) -> Result<(), Failure> {
+        // What lies below the compaction may be gone already; that it was is all that there is to say.
+        let from = (self.made + 1).max(view.compact_rev());
+        if view.rev() < from {
+            return Ok(());
+        }
+        self.made = view.rev();
+        let Ok(rows) = view.rows(Revision { main: from, sub: 0 }, usize::MAX) else { return Ok(()) };
+        let mut rows = rows.iter().filter_map(|row| row.decode().ok()).peekable();
+        while let Some(first) = rows.next() {
+            let revision = first.mod_revision;
+            let mut events = vec![first];
+            while let Some(kv) = rows.next_if(|kv| kv.mod_revision == revision) {
+                events.push(kv);
+            }
+            self.show(&Seen::Made { revision, events: &events })?;
+        }
+        Ok(())
+    }
+
     /// Gives every stage that has work an event, if it has none yet.
     pub(super) fn wake(&mut self, id: u64) {
         let machine = self.machines.get_mut(&id).expect("a member of this world");
@@ -457,12 +541,15 @@ impl World {
         }
         let queues = machine.member.queues();
         let life = machine.life;
+        let keepers_rest = self.keepers_rest();
         for (stage, has_work) in [
             (Stage::Consensus, queues.inputs > 0),
             (Stage::Log, queues.log > 0),
             (Stage::Apply, queues.apply > 0),
             (Stage::Backend, queues.batches > 0),
             (Stage::Compaction, queues.compaction),
+            (Stage::Watch, queues.watch),
+            (Stage::Lease, queues.lease && !keepers_rest),
         ] {
             let machine = self.machines.get_mut(&id).expect("a member of this world");
             if !has_work || machine.due[stage as usize] {

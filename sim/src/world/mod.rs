@@ -16,7 +16,9 @@
 //! [`Scenario`]; what is played from a scenario draws nothing. Everything that happens is shown to all checkers.
 
 mod clients;
+mod leases;
 mod machines;
+mod watches;
 mod weather;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +27,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use lockstep::marks;
+use lockstep::member::watch::Response;
 use lockstep::mutation::{self, Mutation};
 use lockstep::mvcc::View;
 use lockstep_proto::raftpb::Message;
@@ -43,7 +46,9 @@ use crate::scenario::{self, Expect, Scenario};
 use crate::timeline::{self, Timeline};
 use crate::trace::Trace;
 use clients::Clients;
+use leases::Errands;
 pub use machines::{CrashInCommit, Machine};
+use watches::Watches;
 use weather::Weather;
 
 /// What a run goes by.
@@ -90,6 +95,10 @@ pub struct World {
     machines: BTreeMap<u64, Machine>,
     network: Network,
     clients: Clients,
+    watches: Watches,
+    errands: Errands,
+    /// The newest revision that any member has shown.
+    made: i64,
     weather: Weather,
     phase: Phase,
     checkers: Vec<Box<dyn Checker>>,
@@ -141,6 +150,16 @@ enum What {
     Stage(Stage),
     Fsync,
     StoreCommitDue,
+    /// A tenth of a second for watch machine and keeper.
+    Beat,
+    WatchTaken {
+        stream: u64,
+        charge: usize,
+    },
+    /// A question about a lease arrives here.
+    Asked {
+        errand: u64,
+    },
     /// A pause is over.
     Resume,
     /// A cut of the power that was to come inside of a disk operation comes now, if none has met it.
@@ -165,6 +184,21 @@ enum What {
         number: u64,
         view: Arc<View>,
     },
+    /// A response arrives on a watch stream.
+    Hear {
+        stream: u64,
+        response: Response,
+    },
+    /// It is time to renew a lease.
+    Renew {
+        lease: i64,
+        turn: u64,
+    },
+    /// An errand is to be tried again, or answered, or given up.
+    Errand {
+        errand: u64,
+        step: leases::Step,
+    },
     // Of the world.
     DrawFault,
     Strike(Rc<dyn Fault>),
@@ -183,6 +217,8 @@ impl What {
             What::Stage(Stage::Log) | What::Fsync => Part::Log,
             What::Stage(Stage::Apply) => Part::Apply,
             What::Stage(Stage::Backend | Stage::Compaction) | What::StoreCommitDue => Part::Store,
+            What::Stage(Stage::Watch | Stage::Lease) | What::Beat | What::WatchTaken { .. } => Part::Watch,
+            What::Hear { .. } | What::Renew { .. } | What::Errand { .. } | What::Asked { .. } => Part::Watch,
             What::Arrive(..) => Part::Network,
             What::Ask { .. } | What::Play { .. } | What::TimeOut { .. } | What::Look { .. } => Part::Clients,
             _ => Part::Faults,
@@ -230,6 +266,9 @@ impl World {
             machines,
             network: Network::new(),
             clients: Clients::new(&knobs, seed),
+            watches: Watches::default(),
+            errands: Errands::default(),
+            made: 1,
             weather: Weather::new(seed, Budget::new(knobs.members)),
             phase: Phase::Safety,
             checkers,
@@ -380,6 +419,9 @@ impl World {
             What::Play { client, member, operation } => self.play(client, member, operation),
             What::TimeOut { client, number } => self.time_out(client, number),
             What::Look { client, number, view } => self.look(client, number, &view),
+            What::Hear { stream, response } => self.hear(stream, response),
+            What::Renew { lease, turn } => self.renew_due(lease, turn),
+            What::Errand { errand, step } => self.errand_step(errand, step),
             What::DrawFault => self.draw_fault(),
             What::Strike(fault) => self.strike(fault),
             What::FaultOver(number) => self.fault_over(number),

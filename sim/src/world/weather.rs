@@ -207,16 +207,19 @@ impl World {
         }
         let clients = self.client_ids();
         self.say(&format!("members {} must get on alone", fault::print_members(&members)));
+        self.show_clocks()?;
         self.show(&Seen::Core { members: &members, clients: &clients })
     }
 
     pub(super) fn rest_begins(&mut self) -> Result<(), Failure> {
         self.say("everyone is well");
         self.phase = Phase::Rest;
+        self.readers_hurry();
         self.all_over()?;
         if let Some(timeline) = &mut self.timeline {
             timeline.rest_us = Some(self.now_us);
         }
+        self.show_clocks()?;
         self.show(&Seen::Healed)
     }
 

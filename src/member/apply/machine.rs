@@ -298,7 +298,10 @@ impl Applier {
     fn write<T>(&mut self, step: &mut Step, change: impl FnOnce(&mut WriteTxn<'_>, &Table) -> T) -> T {
         let mut txn = self.store.write();
         let result = change(&mut txn, &self.leases);
-        let events = txn.end();
+        let mut events = txn.end();
+        if mutation!(TxnEventTwice) && events.len() > 1 {
+            events.extend(events.last().cloned());
+        }
         self.leases.follow(&events);
         if let Some(first) = events.first() {
             step.changes.push(Change { revision: first.mod_revision, events });

@@ -317,6 +317,13 @@ impl Keeper {
             reign.confirming_until_ms = None;
         }
         let may_revoke = !reign.expired.is_empty() && reign.revoking.len() <= self.settings.revokes_in_flight / 2;
+        if mutation!(RevokedAfterStall) && may_revoke {
+            let due = reign.expired.drain(..).filter(|id| reign.revoking.insert(*id));
+            let revocation =
+                |id| InternalRaftRequest { lease_revoke: Some(LeaseRevokeRequest { id }), ..Default::default() };
+            effects.push(Effect::Propose { term: reign.term, requests: due.map(revocation).collect() });
+            return effects;
+        }
         if (!reign.settled || may_revoke) && reign.confirming_until_ms.is_none() {
             reign.confirming_until_ms = Some(now.0 + CONFIRM_RETRY_MS);
             reign.covered = reign.expired.len();
@@ -453,7 +460,8 @@ impl Keeper {
 
     /// When a lease that nobody has renewed in this reign expires.
     fn first_expiry(&self, reign: &Reign, held: &Held) -> u64 {
-        let left_s = if held.remaining_s > 0 { held.remaining_s } else { held.ttl_s };
+        let has_less = held.remaining_s > 0 && !mutation!(CheckpointLost);
+        let left_s = if has_less { held.remaining_s } else { held.ttl_s };
         expiry(Instant(reign.since_ms + self.settings.extend_ms), left_s)
     }
 

@@ -473,7 +473,7 @@ impl Consensus {
         let raft = &self.node.raft;
         let led = (raft.state == StateRole::Leader).then_some(raft.term);
         let waiting = self.proposals.len();
-        self.proposals.retain(|p| p.term.is_none() || p.term == led);
+        self.proposals.retain(|p| p.term.is_none() || p.term == led || mutation!(RevokedAfterStall));
         sometimes!(self.proposals.len() < waiting, "proposal dropped that was bound to another term");
     }
 

@@ -334,7 +334,9 @@ impl Watchers {
         }
         let keys = keys(&request)?;
         let id = self.streams[stream].take_id(request.watch_id)?;
-        let next = if request.start_revision == 0 { newest + 1 } else { request.start_revision };
+        let begins_now =
+            request.start_revision == 0 || mutation!(FutureWatchBeginsNow) && request.start_revision > newest;
+        let next = if begins_now { newest + 1 } else { request.start_revision };
         let filters = |filter: FilterType| request.filters.contains(&(filter as i32));
         let watcher = Watcher {
             stream,
@@ -427,6 +429,9 @@ impl Watchers {
         }
         self.numbers = round.numbers();
         for (watcher, next) in slow {
+            if mutation!(SlowStreamLosesEvents) {
+                continue;
+            }
             sometimes!("watcher fell behind because its stream was full");
             self.fall_behind(watcher, next);
         }
@@ -456,7 +461,8 @@ impl Watchers {
     ) -> Result<Option<i64>, StoreError> {
         let w = &self.watchers[watcher];
         let (stream, id) = (w.stream, w.id);
-        let pieces = round.pieces(w.group, w.wants, w.next)?;
+        let from = if mutation!(WatchGoesBack) { 0 } else { w.next };
+        let pieces = round.pieces(w.group, w.wants, from)?;
         let mut is_within = false;
         for (i, piece) in pieces.iter().enumerate() {
             if !is_within && !self.has_room(stream) {
@@ -496,7 +502,8 @@ impl Watchers {
             let watchers: Vec<usize> = self.streams[stream].watchers.values().copied().collect();
             for watcher in watchers {
                 let w = &mut self.watchers[watcher];
-                let is_synced = matches!(w.state, State::Synced(_)) && w.progress_from <= self.revision;
+                let is_synced =
+                    matches!(w.state, State::Synced(_)) && w.progress_from <= self.revision || mutation!(ProgressAhead);
                 let was_idle = std::mem::replace(&mut w.is_idle, true);
                 if w.progress_notify && was_idle && is_synced {
                     let id = w.id;
@@ -511,7 +518,8 @@ impl Watchers {
     /// Answers a request for progress as soon as all watchers of the stream are synced.
     pub(super) fn answer_progress(&mut self, stream: usize) {
         let s = &mut self.streams[stream];
-        if s.behind == 0 && s.early == 0 && s.progress_asked.is_some_and(|asked| asked <= self.revision) {
+        let is_up_to_date = s.behind == 0 && s.early == 0 || mutation!(ProgressAhead);
+        if is_up_to_date && s.progress_asked.is_some_and(|asked| asked <= self.revision) {
             s.progress_asked = None;
             self.send(stream, NO_WATCHER, self.revision, What::Progress);
         } else {

@@ -23,9 +23,10 @@ const SHARE: u64 = 40;
 const NAMED: usize = 6;
 
 /// `failed` are groups of keys for which there is no order.
-pub fn explain(records: &[Record], failed: &[Vec<&str>], budget: u64) -> Objection {
+pub fn explain(records: &[Record], aside: &BTreeSet<i64>, failed: &[Vec<&str>], budget: u64) -> Objection {
     let mut why = Why {
         records,
+        aside,
         keys: &failed[0],
         versions: Versions::All,
         lean: false,
@@ -102,6 +103,7 @@ pub fn names(records: &[Record], which: &[usize]) -> String {
 
 struct Why<'a> {
     records: &'a [Record],
+    aside: &'a BTreeSet<i64>,
     keys: &'a [&'a str],
     versions: Versions,
     /// Leave out what nobody saw: see [`Problem::lean`].
@@ -130,7 +132,7 @@ impl<'a> Why<'a> {
         }
         let may = self.each.min(self.left);
         let mut budget = may;
-        let whole = Whole::new(cases);
+        let whole = Whole::new(cases, self.aside);
         let problem = if self.lean { Problem::lean(&whole, self.keys) } else { Problem::new(&whole, self.keys) };
         let verdict = search(&problem, &mut budget);
         self.left = self.left.saturating_sub(may - budget + problem.steps.len() as u64);
@@ -319,6 +321,7 @@ pub fn claim(record: &Record, only: Option<&str>) -> String {
             false => format!("found {} where it compared with {}", pairs(found), pairs(from)),
         },
         Operation::Compact { revision } => format!("compacted {revision}"),
+        aside => aside.to_string(),
     };
     if revision == 0 { what } else { format!("{what} at revision {revision}") }
 }

@@ -27,9 +27,10 @@ mod model;
 mod partition;
 mod search;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Checker, Objection, Seen};
+use crate::asks;
 use crate::history::{Operation, Outcome};
 use model::{Case, Deed, FIRST_REVISION, Problem, What, Whole};
 use search::{Verdict, search};
@@ -49,6 +50,8 @@ pub struct Linearizability {
     revisions: BTreeMap<i64, usize>,
     /// Key -> value -> who asked to write it and who saw it.
     values: BTreeMap<String, BTreeMap<String, Known>>,
+    /// Revisions that changed only keys of leases and locks: they are for others to judge.
+    aside: BTreeSet<i64>,
     budget: u64,
     finished: bool,
 }
@@ -95,6 +98,7 @@ impl Linearizability {
             highest: (FIRST_REVISION, None),
             revisions: BTreeMap::new(),
             values: BTreeMap::new(),
+            aside: BTreeSet::new(),
             budget: steps,
             finished: false,
         }
@@ -106,7 +110,8 @@ impl Linearizability {
     }
 
     fn ask(&mut self, now_us: u64, number: u64, client: u64, operation: &Operation) {
-        if matches!(operation, Operation::Compact { .. }) || self.numbers.contains_key(&number) {
+        if matches!(operation, Operation::Compact { .. }) || operation.is_aside() || self.numbers.contains_key(&number)
+        {
             return;
         }
         let record = self.records.len();
@@ -225,7 +230,7 @@ impl Linearizability {
 
     fn judge(&self) -> Result<(), Objection> {
         let holds = vec![Hold::AsTold; self.records.len()];
-        let whole = Whole::new(cases(&self.records, &holds, Versions::All));
+        let whole = Whole::new(cases(&self.records, &holds, Versions::All), &self.aside);
         self.revisions_of_somebody(&whole.cases)?;
         // Refused writes join keys as well, so that one which did take effect can be named as what is wrong.
         let judged = self.records.iter().filter(|record| match record.operation {
@@ -245,7 +250,7 @@ impl Linearizability {
             }
         }
         if !failed.is_empty() {
-            return Err(explain::explain(&self.records, &failed, self.budget));
+            return Err(explain::explain(&self.records, &self.aside, &failed, self.budget));
         }
         let Some((keys, problem)) = undecided.first() else { return Ok(()) };
         let open = problem.steps.iter().filter(|step| step.answered.is_none()).count();
@@ -267,7 +272,8 @@ impl Linearizability {
             .map(|case| self.records[case.record].floor.0)
             .collect();
         floors.sort_unstable();
-        let untold = (FIRST_REVISION + 1..=self.highest.0).filter(|revision| !self.revisions.contains_key(revision));
+        let untold = (FIRST_REVISION + 1..=self.highest.0)
+            .filter(|revision| !self.revisions.contains_key(revision) && !self.aside.contains(revision));
         for (nth, revision) in untold.enumerate() {
             if floors.get(nth).is_none_or(|floor| *floor >= revision) {
                 let told = cases.iter().filter(|case| case.deed.revision >= revision);
@@ -296,6 +302,13 @@ impl Checker for Linearizability {
                 Ok(())
             }
             Seen::Answered { number, outcome, .. } => self.answer(now_us, *number, outcome),
+            Seen::Made { revision, events } => {
+                let is_aside = |key: &[u8]| asks::KEYS.iter().any(|prefix| key.starts_with(prefix.as_bytes()));
+                if !events.is_empty() && events.iter().all(|kv| is_aside(&kv.key)) {
+                    self.aside.insert(*revision);
+                }
+                Ok(())
+            }
             Seen::Over => {
                 self.finished = true;
                 self.judge()

@@ -93,7 +93,8 @@ impl<'a> Deed<'a> {
                     return Err("failed, though it found what it compared with".into());
                 }
             }
-            (O::Compact { .. }, _) => return Ok(None),
+            (O::Compact { .. } | O::Watch(_) | O::Lease(_) | O::Lock(_), _) => return Ok(None),
+            (_, Outcome::Told { .. }) => return Err("what belongs to no key".into()),
             (_, Outcome::Done { .. }) => return Err("a read that was done".into()),
             (_, Outcome::Read { .. }) => return Err("a write that was read".into()),
         }
@@ -115,6 +116,7 @@ impl<'a> Deed<'a> {
                 to.iter().map(|(key, value)| (key.as_str(), Some(value.as_str()))).collect(),
             ),
             Operation::Get { .. } | Operation::Range { .. } | Operation::Compact { .. } => return None,
+            Operation::Watch(_) | Operation::Lease(_) | Operation::Lock(_) => return None,
         };
         Some(Deed { saw, interval: None, wrote, revision: 0 })
     }
@@ -186,8 +188,9 @@ pub struct Whole<'a> {
 }
 
 impl<'a> Whole<'a> {
-    pub fn new(cases: Vec<Case<'a>>) -> Whole<'a> {
-        Whole { floors: floors(&cases), taken: taken(&cases), cases }
+    /// `aside` are revisions that others have made, and told nobody here.
+    pub fn new(cases: Vec<Case<'a>>, aside: &BTreeSet<i64>) -> Whole<'a> {
+        Whole { floors: floors(&cases), taken: taken(&cases, aside), cases }
     }
 }
 
@@ -406,9 +409,9 @@ fn floors(cases: &[Case<'_>]) -> Vec<i64> {
 /// The revision of an empty store.
 pub const FIRST_REVISION: i64 = 1;
 
-fn taken(cases: &[Case<'_>]) -> Vec<(i64, i64)> {
-    let told: BTreeSet<i64> =
-        cases.iter().filter(|case| !case.deed.wrote.is_empty()).map(|case| case.deed.revision).collect();
+fn taken(cases: &[Case<'_>], aside: &BTreeSet<i64>) -> Vec<(i64, i64)> {
+    let writes = cases.iter().filter(|case| !case.deed.wrote.is_empty());
+    let told: BTreeSet<i64> = writes.map(|case| case.deed.revision).chain(aside.iter().copied()).collect();
     let mut runs: Vec<(i64, i64)> = Vec::new();
     for revision in told.into_iter().filter(|revision| *revision != 0) {
         match runs.last_mut() {

@@ -49,6 +49,7 @@ fn named(operation: &Operation) -> Vec<&str> {
             from.iter().map(|(k, _)| k.as_str()).chain(to.iter().map(|(k, _)| k.as_str())).collect()
         }
         Operation::Range { .. } | Operation::Compact { .. } => vec![],
+        Operation::Watch(_) | Operation::Lease(_) | Operation::Lock(_) => vec![],
     }
 }
 
