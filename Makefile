@@ -20,11 +20,11 @@ SIM_COMMIT = $(shell git -C "$(CURDIR)" rev-parse --short=12 HEAD 2>/dev/null)
 BIN = $(DESTDIR)$(PREFIX)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test conformance fmt bench sim-build sim-path sim-test chaos mutants install proto fuzz clean
+.PHONY: help run build test conformance fmt bench bench-streams sim-build sim-path sim-test chaos mutants install proto fuzz clean
 
 help: ## list the targets
 	@echo "make TARGET"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
 run: build ## build the release server and start a single member on 127.0.0.1:2379, data in default.etcd
 	$(CARGO) run --release --bin lockstepd -- $(ARGS)
@@ -49,6 +49,10 @@ fmt: ## format the code
 bench: build ## compare with etcd 3.5.1 on this disk, about 40 minutes (ARGS=--quick: one; ARGS="--only put,100,1")
 	$(CARGO) build --release -p lockstep-bench
 	target/release/lockstep-bench compare $(ARGS)
+
+bench-streams: build ## the same for watches, leases and long ranges, about five minutes (ARGS="--only grant --rounds 1")
+	$(CARGO) build --release -p lockstep-bench
+	target/release/lockstep-bench streams $(ARGS)
 
 # rustflags of a user's cargo configuration are kept: --config adds to them. RUSTFLAGS, when set, would hide both.
 sim-build: ## build the simulator (release, inside of madsim, deliberate bugs compiled in and off)
