@@ -1,5 +1,5 @@
-//! What goes on over time: watches, keep-alives, grants, and ranges that are long. Two servers in turn, as `compare` has
-//! them, a fresh member each time.
+//! What goes on over time: watches, keep-alives, grants, and ranges that are long. Two servers in turn, as `compare`
+//! has them, a fresh member each time.
 //!
 //! One thread is the client of all streams. It decodes no event but counts them, so that the figure is the server's.
 //! Every event that is owed is waited for: a server that is quick and short of events fails.
