@@ -139,7 +139,10 @@ impl Watches {
                     );
                     return object("progress older than the question", story);
                 }
-                watcher.wants.retain(|newest| !*asked || newest > revision);
+                // One question at least is answered; how many a member answers together is its own business.
+                if *asked && !watcher.wants.is_empty() {
+                    watcher.wants.remove(0);
+                }
                 let watcher = &self.watchers[&name];
                 if let Some(missing) = self.next_of(watcher).filter(|missing| missing.kv.mod_revision <= *revision) {
                     let story = format!(
