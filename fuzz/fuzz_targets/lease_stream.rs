@@ -58,6 +58,12 @@ struct Entry {
     seen: Option<usize>,
 }
 
+impl Entry {
+    fn grants(&self, id: i64) -> bool {
+        self.request.lease_grant.is_some_and(|grant| grant.id == id)
+    }
+}
+
 struct Member {
     table: Table,
     keeper: Keeper,
@@ -145,7 +151,10 @@ impl Cluster {
         while self.members[at].applied < upto {
             let index = self.members[at].applied;
             let Member { table, keeper, .. } = &mut self.members[at];
-            let request = &self.log[index].request;
+            let Entry { request, seen, .. } = &self.log[index];
+            // As in etcd: what is said of one lease may hit another of the same id that was granted at that moment.
+            let granted_since =
+                |id: i64| seen.is_some_and(|seen| self.log[seen..index].iter().any(|entry| entry.grants(id)));
             if let Some(LeaseGrantRequest { id, ttl }) = request.lease_grant {
                 // Its client hears of it from the first who applies it.
                 if let Ok(ttl_s) = table.grant(id, ttl)
@@ -160,6 +169,11 @@ impl Cluster {
             } else if let Some(LeaseCheckpointRequest { checkpoints }) = &request.lease_checkpoint {
                 for checkpoint in checkpoints {
                     table.checkpoint(checkpoint.id, checkpoint.remaining_ttl);
+                    if granted_since(checkpoint.id)
+                        && let Some(until) = self.promised.get_mut(&checkpoint.id)
+                    {
+                        *until = self.now.min(*until);
+                    }
                 }
             }
             keeper.changed(self.now, &table.take_changes());
@@ -182,10 +196,9 @@ impl Cluster {
         match keeper.renew(self.now, id, self.term) {
             Renewal::Renewed { ttl_s } => {
                 // One of that id which was granted since is another lease.
-                let is_granted = |entry: &Entry| entry.request.lease_grant.is_some_and(|grant| grant.id == id);
                 let is_given_up = self.log[*applied..].iter().any(|entry| {
                     entry.request.lease_revoke.is_some_and(|revoke| revoke.id == id)
-                        && entry.seen.is_some_and(|seen| !self.log[seen..*applied].iter().any(is_granted))
+                        && entry.seen.is_some_and(|seen| !self.log[seen..*applied].iter().any(|entry| entry.grants(id)))
                 });
                 assert!(table.exists(id) && !is_given_up, "what is given up is not renewed");
                 self.promised.insert(id, Instant(self.now.0 + ttl_s as u64 * 1_000));
@@ -257,16 +270,12 @@ impl Cluster {
         self.tell(leader);
         self.apply(leader, self.log.len());
         // What lives for longer is taken away by its client.
-        let (ids, long): (Vec<i64>, Vec<i64>) = {
-            let ids = self.members[leader].keeper.list(None, usize::MAX).into_iter().map(|(_, id)| id);
-            let is_short = |id: &i64| self.promised[id].saturating_since(self.now) <= MAX_TTL_S as u64 * 1_000;
-            ids.partition(is_short)
-        };
-        for id in long {
+        let limit = Instant(self.now.0 + MAX_TTL_S as u64 * 1_000 + EXTEND_MS);
+        for (_, id) in self.members[leader].keeper.list(None, usize::MAX).into_iter().filter(|at| at.0 > limit.0) {
             let lease_revoke = Some(LeaseRevokeRequest { id });
             self.append(self.term, InternalRaftRequest { lease_revoke, ..Default::default() }, None);
         }
-        let end = Instant(self.now.0 + MAX_TTL_S as u64 * 1_000 + EXTEND_MS + SLACK_MS);
+        let end = Instant(limit.0 + SLACK_MS);
         for _ in 0..100_000 {
             self.work(leader);
             self.confirm();
@@ -278,7 +287,7 @@ impl Cluster {
             }
         }
         let Member { table, keeper, .. } = &self.members[leader];
-        assert!(table.is_empty() && keeper.is_empty(), "of {ids:?} there is {:?} at {end:?}", keeper.list(None, 9));
+        assert!(table.is_empty() && keeper.is_empty(), "at {end:?} there is {:?}", keeper.list(None, 9));
         for at in 0..MEMBERS {
             self.apply(at, self.log.len());
             assert!(self.members[at].table.is_empty());
