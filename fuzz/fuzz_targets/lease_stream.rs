@@ -231,6 +231,11 @@ impl Cluster {
         self.log.truncate(kept);
         self.leader = at;
         self.term += 1;
+        // It often begins to lead before it has applied what it knows to be committed.
+        if choices.one_in(2) {
+            self.tell(at);
+            self.work(at);
+        }
     }
 
     fn work(&mut self, at: usize) {
