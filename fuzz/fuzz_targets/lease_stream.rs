@@ -75,12 +75,8 @@ struct Member {
 
 impl Cluster {
     fn new(settings: Settings) -> Cluster {
-        let member = |_| Member {
-            table: Table::default(),
-            keeper: Keeper::new(settings),
-            applied: 0,
-            confirming: None,
-        };
+        let member =
+            |_| Member { table: Table::default(), keeper: Keeper::new(settings), applied: 0, confirming: None };
         let members = (0..MEMBERS).map(member).collect();
         let log = Vec::new();
         Cluster { members, leader: 0, term: 1, log, now: Instant(1_000), promised: BTreeMap::new() }

@@ -52,7 +52,6 @@ pub struct Member {
     is_compacting: bool,
 }
 
-
 impl Member {
     /// Without a disk of its own, which takes time, it commits nothing and cannot be restarted.
     pub fn new(has_disk: bool) -> Member {

@@ -150,7 +150,7 @@ impl Renewer {
             match next {
                 Some(Ok(request)) => ids.push(request.id),
                 other => {
-                    self.end = Some(other.map_or(Ok(()), |refusal| refusal.map(drop)));
+                    self.end = Some(other.map_or(Ok(()), |refusal| refusal.map(drop).map_err(super::as_grpc_go)));
                     return ids;
                 }
             }

@@ -78,21 +78,27 @@ async fn finish(response: Response) -> Response {
     size_refusals_as_grpc_go(long::in_its_place(response))
 }
 
-/// tonic refuses a message that is too large as `OutOfRange`, in words of its own; clients of etcd know Go's.
 fn size_refusals_as_grpc_go(mut response: Response) -> Response {
     let headers = response.headers_mut();
     if headers.get("grpc-status").is_some_and(|code| code == "11")
         && let Some(status) = Status::from_header_map(headers)
-        && let Some(rest) = status.message().strip_prefix("Error, decoded message length too large: found ")
-        && let Some((found, limit)) = rest.split_once(" bytes, the limit is: ")
     {
-        let limit = limit.trim_end_matches(" bytes");
-        let refusal =
-            Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"));
-        // It cannot fail on plain digits and letters.
-        let _ = refusal.add_header(headers);
+        // It cannot fail on what came out of headers.
+        let _ = as_grpc_go(status).add_header(headers);
     }
     response
+}
+
+/// tonic refuses a message that is too large as `OutOfRange`, in words of its own; clients of etcd know Go's. Streams
+/// pass what they end with through this.
+fn as_grpc_go(status: Status) -> Status {
+    let refused = status
+        .message()
+        .strip_prefix("Error, decoded message length too large: found ")
+        .and_then(|rest| rest.split_once(" bytes, the limit is: "));
+    let Some((found, limit)) = refused.filter(|_| status.code() == Code::OutOfRange) else { return status };
+    let limit = limit.trim_end_matches(" bytes");
+    Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"))
 }
 
 fn wants_leader(metadata: &MetadataMap) -> bool {

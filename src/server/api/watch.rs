@@ -87,7 +87,7 @@ impl<S: Stream<Item = Result<WatchRequest, Status>> + Unpin> WatchStream<S> {
         let Some(requests) = &mut self.requests else { return Ok(false) };
         match Pin::new(requests).poll_next(cx) {
             Poll::Ready(Some(request)) => {
-                self.watching.request(&self.node, self.id, request?);
+                self.watching.request(&self.node, self.id, request.map_err(super::as_grpc_go)?);
                 Ok(true)
             }
             Poll::Ready(None) => {
