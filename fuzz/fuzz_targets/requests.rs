@@ -174,7 +174,7 @@ fn range(choices: &mut Choices<'_>, newest: i64) -> RangeRequest {
     let mut range = RangeRequest { key, range_end, ..Default::default() };
     let flags = choices.byte();
     if flags & 1 == 1 {
-        range.limit = i64::from(choices.byte() as i8);
+        range.limit = i64::from(choices.below(8)) - 1;
     }
     if flags & 2 == 2 {
         range.revision = newest - i64::from(choices.below(8)) + 1;

