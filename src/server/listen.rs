@@ -39,6 +39,8 @@ const MAX_HEADER_BYTES: u32 = 64 * 1024;
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 /// ... and one connection this much, whatever its number of streams.
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// What a stream's client has not taken yet waits here; more of it waits where it is counted (`api/long`, watches).
+const STREAM_UNSENT_BYTES: usize = 64 * 1024;
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -243,6 +245,7 @@ fn http_builder(options: ServeOptions) -> Builder<TokioExecutor> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(options.max_concurrent_streams)
+        .max_send_buf_size(STREAM_UNSENT_BYTES)
         .max_header_list_size(MAX_HEADER_BYTES)
         .keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout);
