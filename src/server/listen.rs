@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::authority::Rewriter;
@@ -43,6 +44,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 const STREAM_UNSENT_BYTES: usize = 64 * 1024;
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How often it is said that there are too many connections.
+const FULL_WARNING_EVERY: Duration = Duration::from_secs(60);
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// `--socket-reuse-port`; `--socket-reuse-address` is always on, as Go has it for every listener.
@@ -54,6 +57,8 @@ pub struct SocketOptions {
 /// How connections are served and how a stop ends.
 #[derive(Clone, Copy, Debug)]
 pub struct ServeOptions {
+    /// On all listeners that are served together.
+    pub max_connections: usize,
     pub max_concurrent_streams: u32,
     /// `None`: never ping.
     pub keepalive_interval: Option<Duration>,
@@ -68,12 +73,13 @@ impl From<&Config> for SocketOptions {
     }
 }
 
-impl From<&Config> for ServeOptions {
-    fn from(config: &Config) -> ServeOptions {
+impl ServeOptions {
+    pub fn new(config: &Config, max_connections: usize) -> ServeOptions {
         let interval = config.grpc_keepalive_interval_ms;
         // gRPC's own default stands in for "no limit": an unanswered ping has to end some time.
         let timeout = if config.grpc_keepalive_timeout_ms == 0 { 20_000 } else { config.grpc_keepalive_timeout_ms };
         ServeOptions {
+            max_connections,
             max_concurrent_streams: config.max_concurrent_streams,
             keepalive_interval: (interval > 0).then(|| Duration::from_millis(interval)),
             keepalive_timeout: Duration::from_millis(timeout),
@@ -144,8 +150,10 @@ pub async fn serve(
 ) {
     // Every task holds the sender; `recv` answers `None` when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let slots = Arc::new(Semaphore::new(options.max_connections));
     for listener in listeners {
-        tokio::spawn(accept_loop(listener, app.clone(), options, workers.clone(), shutdown.clone(), alive.clone()));
+        let (app, slots, workers) = (app.clone(), slots.clone(), workers.clone());
+        tokio::spawn(accept_loop(listener, app, options, slots, workers, shutdown.clone(), alive.clone()));
     }
     drop(alive);
     all_gone.recv().await;
@@ -155,6 +163,7 @@ async fn accept_loop(
     listener: Listener,
     app: Router,
     options: ServeOptions,
+    slots: Arc<Semaphore>,
     workers: Workers,
     shutdown: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
@@ -169,7 +178,22 @@ async fn accept_loop(
     };
     let mut stop = shutdown.clone();
     let mut pause = ACCEPT_PAUSE_MIN;
+    let mut warned: Option<Instant> = None;
     loop {
+        // Those that come when all slots are taken wait in the kernel's queue.
+        if slots.available_permits() == 0 && warned.is_none_or(|at| at.elapsed() >= FULL_WARNING_EVERY) {
+            warned = Some(Instant::now());
+            tracing::warn!(
+                address = listener.address(),
+                connections = options.max_connections,
+                "as many connections are open as the limit of open files allows; new ones wait"
+            );
+        }
+        let slot = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            slot = slots.clone().acquire_owned() => slot,
+        };
         let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return,
@@ -184,6 +208,7 @@ async fn accept_loop(
                     if let Ok(stream) = stream.adopt() {
                         connection.run(Opening::new(stream)).await;
                     }
+                    drop(slot);
                 });
             }
             Err(e) if is_one_connections_fault(&e) => {}

@@ -13,6 +13,7 @@ use prometheus::{
     Registry, TextEncoder, exponential_buckets,
 };
 
+use super::files;
 use super::node::Node;
 use crate::member::apply::Change;
 use crate::mvcc::read::Read;
@@ -374,7 +375,7 @@ fn process() -> Families {
     let open = std::fs::read_dir("/proc/self/fd").ok().map(|dir| dir.count() as f64);
     add("process_open_fds", "Number of open file descriptors.", open);
     add("os_fd_used", "The number of used file descriptors.", open);
-    let most = max_fds();
+    let most = files::limit().ok().map(|limit| limit as f64);
     add("process_max_fds", "Maximum number of open file descriptors.", most);
     add("os_fd_limit", "The file descriptor limit.", most);
     let cpu = field(14).zip(field(15)).map(|(user, system)| (user + system) / ticks);
@@ -382,12 +383,4 @@ fn process() -> Families {
         all.extend(counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", cpu));
     }
     all
-}
-
-/// How many files this process may open.
-pub fn max_fds() -> Option<f64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit writes into the struct it is given.
-    let ok = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0;
-    ok.then_some(limit.rlim_cur as f64)
 }

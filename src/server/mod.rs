@@ -8,6 +8,7 @@ pub mod config;
 mod desk;
 pub mod disk;
 mod faces;
+mod files;
 mod host;
 pub mod http;
 mod leases;

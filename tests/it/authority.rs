@@ -197,6 +197,7 @@ fn a_server_takes_every_endpoint() {
     let listener = Listener::bind(&url, SocketOptions::default()).unwrap();
     let address = listener.address().to_string();
     let options = ServeOptions {
+        max_connections: 100,
         max_concurrent_streams: u32::MAX,
         keepalive_interval: None,
         keepalive_timeout: Duration::from_secs(20),

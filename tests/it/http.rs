@@ -71,6 +71,7 @@ struct Served {
 
 fn options() -> ServeOptions {
     ServeOptions {
+        max_connections: 100,
         max_concurrent_streams: u32::MAX,
         keepalive_interval: None,
         keepalive_timeout: Duration::from_secs(20),

@@ -13,7 +13,7 @@ use axum::routing::any;
 use serde_json::json;
 
 use super::plain;
-use crate::server::metrics::max_fds;
+use crate::server::files;
 use crate::server::node::Node;
 
 const PROFILES: [&str; 8] = ["allocs", "block", "goroutine", "heap", "mutex", "profile", "threadcreate", "trace"];
@@ -35,7 +35,7 @@ async fn variables(State(node): State<Arc<Node>>) -> Response {
     let state = if status.leader == node.member_id { "StateLeader" } else { "StateFollower" };
     let lines = [
         ("cmdline", json!(std::env::args().collect::<Vec<_>>())),
-        ("file_descriptor_limit", json!(max_fds().unwrap_or_default() as u64)),
+        ("file_descriptor_limit", json!(files::limit().unwrap_or_default())),
         (
             "raft.status",
             json!({

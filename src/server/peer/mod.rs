@@ -69,6 +69,8 @@ pub struct Config {
     pub peer_urls: Vec<String>,
     /// The largest message taken from a peer. [`DEFAULT_MAX_MESSAGE_BYTES`] unless there is a reason.
     pub max_message_bytes: usize,
+    /// Connections that a listener serves at a time.
+    pub max_connections: usize,
 }
 
 /// etcd takes 512 MiB; nothing a member may send comes near 64.
@@ -120,6 +122,7 @@ struct Shared {
     handler: Arc<dyn Handler>,
     runtime: Handle,
     max_message_bytes: usize,
+    max_connections: usize,
     peers: RwLock<BTreeMap<u64, Arc<Remote>>>,
     paused: AtomicBool,
     stopped: watch::Sender<bool>,
@@ -141,6 +144,7 @@ impl Transport {
             handler,
             runtime: Handle::current(),
             max_message_bytes: config.max_message_bytes,
+            max_connections: config.max_connections,
             peers: RwLock::default(),
             paused: AtomicBool::new(false),
             stopped: watch::Sender::new(false),
