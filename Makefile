@@ -94,7 +94,7 @@ fuzz: ## run every fuzz target for FUZZ_SECONDS each (needs cargo-fuzz and a nig
 		echo "cargo-fuzz is missing: cargo install cargo-fuzz, and rustup toolchain install nightly" >&2; exit 1; }
 	@test -f fuzz/Cargo.toml || { echo "there are no fuzz targets: fuzz/Cargo.toml is missing" >&2; exit 1; }
 	set -e; for target in $$($(CARGO) +nightly fuzz list); do \
-		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=20 -max_len=65536; \
 	done
 
 clean: ## remove what builds and benchmarks made

@@ -4,6 +4,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use http_body_util::{BodyExt, Full};
+use lockstep::proto::schema::{METHODS, Method};
+use tonic::Code;
+use tonic::body::Body;
+use tonic::transport::{Channel, Endpoint};
+use tower::{Service, ServiceExt};
+
 use crate::util::process::{Cluster, Kind, http_get};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -182,6 +189,71 @@ fn rude_clients_leave_others_served() {
         assert!(grown < MORE_MEMORY_BYTES, "{name}: {grown} bytes more");
         drop(held);
     }
+    let log = cluster.members[0].log();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+/// gRPC frames that hold no message of any kind.
+fn hostile_frames() -> Vec<(&'static str, Vec<u8>)> {
+    let frame = |flag: u8, claimed: u32, message: &[u8]| [&[flag][..], &claimed.to_be_bytes(), message].concat();
+    let whole = |message: &[u8]| frame(0, message.len() as u32, message);
+    vec![
+        ("the field 0", whole(b"\0")),
+        ("half a tag", whole(b"\x80")),
+        ("a number without an end", whole(&[0x08, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255])),
+        ("a field of 4 GiB", whole(b"\x0a\xff\xff\xff\xff\x0f")),
+        ("a field of all there can be", whole(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")),
+        ("an unknown field, cut off", whole(b"\xfa\x7f\x64")),
+        ("groups in groups", whole(&[0x0b; 100_000])),
+        ("the end of a group", whole(b"\x0c")),
+        ("an unknown kind of field", whole(b"\x0f")),
+        ("a frame of 4 GiB", frame(0, u32::MAX, b"")),
+        ("half a frame", frame(0, 9, b"\x08")),
+        ("half a frame's head", b"\0\0".to_vec()),
+        ("a frame that says it is compressed", frame(1, 1, b"\0")),
+        ("a frame of an unknown kind", frame(7, 1, b"\0")),
+    ]
+}
+
+/// The status that a call with this body ends with.
+async fn call(channel: &mut Channel, method: &Method, body: Vec<u8>) -> Option<Code> {
+    let request = ::http::Request::post(method.path)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Body::new(Full::new(bytes::Bytes::from(body))))
+        .expect("a request");
+    let response = channel.ready().await.ok()?.call(request).await.ok()?;
+    let of = |headers: &::http::HeaderMap| headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
+    let head = of(response.headers());
+    let end = response.into_body().collect().await.ok()?;
+    head.or(end.trailers().and_then(of))
+}
+
+/// What no decoder takes, to every method of every service, streams included: each call ends with an error.
+#[test]
+fn hostile_messages_are_refused_by_every_method() {
+    let cluster = Cluster::start(Kind::Lockstepd, 1).expect("lockstepd is built");
+    let (url, pid) = (cluster.members[0].client_url(), cluster.members[0].pid().expect("it runs"));
+    let before = resident_bytes(pid);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut channel = Endpoint::from_shared(url.clone()).expect("a URL").connect_lazy();
+        for method in METHODS {
+            for (what, frames) in hostile_frames() {
+                // A stream is read on: what comes after a message that says nothing is refused, too.
+                let later = method.client_streams.then(|| [&[0; 5], &frames[..]].concat());
+                for body in std::iter::once(frames).chain(later) {
+                    let called = tokio::time::timeout(Duration::from_secs(5), call(&mut channel, method, body));
+                    let code = called.await.unwrap_or_else(|_| panic!("{} waits after {what}", method.path));
+                    let expected = [Code::Internal, Code::Unimplemented, Code::OutOfRange];
+                    assert!(code.is_some_and(|code| expected.contains(&code)), "{}: {what}: {code:?}", method.path);
+                }
+            }
+        }
+    });
+    let grown = resident_bytes(pid).saturating_sub(before);
+    assert!(grown < MORE_MEMORY_BYTES, "{grown} bytes more");
+    assert_eq!(http_get(&url, "/health").map(|answer| answer.0), Some(200));
     let log = cluster.members[0].log();
     assert!(!log.contains("panicked"), "{log}");
 }

@@ -314,6 +314,36 @@ fn a_lease_granted_anew_is_another_one() {
     assert_eq!(d.run(d.after(1), true).0, [1]);
 }
 
+/// A new leader may hear that it leads before it has applied what the one before was committed to: a renewal, whose
+/// checkpoint is set back in the log, counts all the same (found by the fuzz target `lease_stream`).
+#[test]
+fn what_a_former_leader_promised_is_kept_however_late_it_is_applied() {
+    let granted = Change::Granted { id: 1, ttl_s: 1_000, remaining_s: 0 };
+    let checkpoint = |remaining_s| Change::Checkpointed { id: 1, remaining_s };
+    let histories: [(&[Change], &[Change], u64); 5] = [
+        (&[granted, checkpoint(10)], &[checkpoint(0)], 1_001),
+        (&[granted, checkpoint(10)], &[checkpoint(0), checkpoint(700)], 701),
+        (&[granted, checkpoint(10)], &[Change::Revoked { id: 1 }, granted], 1_000),
+        (&[granted], &[checkpoint(700)], 701),
+        (&[], &[granted, checkpoint(700), checkpoint(0)], 1_000),
+    ];
+    for (before, after, seconds) in histories {
+        // Long enough for what it knows to have expired.
+        for pause_ms in [0, 500, 12_000] {
+            let mut d = Driven::new(Settings { checkpoint_ms: 10_000_000, ..Settings::new(1_000) });
+            d.keeper.changed(d.now, before);
+            d.lead();
+            let promoted = d.now;
+            assert_eq!(d.run(d.after(pause_ms), false).0, NOBODY);
+            let counted_from = if after.contains(&granted) { d.now } else { promoted };
+            d.keeper.changed(d.now, after);
+            let due = Instant(counted_from.0 + seconds * 1_000);
+            assert_eq!(d.run(Instant(due.0 - 1), true).0, NOBODY, "{before:?} {after:?} {pause_ms}");
+            assert_eq!(d.run(due, true).0, [1], "{before:?} {after:?} {pause_ms}");
+        }
+    }
+}
+
 #[test]
 fn the_list_comes_in_pieces_and_knows_expiries_where_the_member_leads() {
     let mut d = Driven::new(Settings::new(1_000));

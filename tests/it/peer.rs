@@ -410,6 +410,8 @@ async fn requests_are_answered_as_etcd_answers_them() {
     let with = |from, to, kind| message(kind, from, to).encode_to_vec();
     let disordered = Message { index: Some(8), ..append(2, 1, 9, 2) }.encode_to_vec();
     let stream = "GET /raft/stream/message/2";
+    const UNREADABLE: &str = "400 error unmarshalling request";
+    let too_long = vec![0; (64 << 10) + 1];
     let (incompatible, mismatch) = ("412 incompatible version", "412 cluster ID mismatch");
     use MessageType::*;
     type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], &'a str);
@@ -449,6 +451,21 @@ async fn requests_are_answered_as_etcd_answers_them() {
         ("POST /raft/snapshot", &[("X-Etcd-Cluster-ID", "1")], b"x", mismatch),
         ("GET /raft/other", &[], b"", "404 404 page not found"),
         ("GET /", &[], b"", "404 404 page not found"),
+        ("GET /leases", &[], b"", "405 Method Not Allowed"),
+        ("POST /leases", &[], b"\x08\x07", "400 not a primary lessor"),
+        ("POST /leases", &[], b"\x08", UNREADABLE),
+        ("POST /leases", &[], b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", UNREADABLE),
+        ("POST /leases", &[], b"\x12\xff\xff\xff\xff\x0f", UNREADABLE),
+        ("POST /leases", &[], &[0x0b; 1_000], UNREADABLE),
+        ("POST /leases", &[], &too_long, "413 request body too large"),
+        ("GET /leases/internal", &[], b"", "405 Method Not Allowed"),
+        ("POST /leases/internal", &[], b"\x0a\x02\x08\x07", "500 not a primary lessor"),
+        // One that names no lease.
+        ("POST /leases/internal", &[], b"", UNREADABLE),
+        ("POST /leases/internal", &[], b"\x0a\x05\x08", UNREADABLE),
+        ("POST /leases/internal", &[], b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", UNREADABLE),
+        ("POST /leases/internal", &[], &[0x0b; 1_000], UNREADABLE),
+        ("POST /leases/internal", &[], &too_long, "413 request body too large"),
         ("POST /members", &[], b"", "405 Method Not Allowed"),
         ("POST /version", &[], b"", "405 Method Not Allowed"),
         ("GET /version", &[], b"", r#"200 {"etcdserver":"3.7.1","etcdcluster":"not_decided"}"#),

@@ -376,7 +376,7 @@ impl Keeper {
         }
         let reign = self.reign.as_ref()?;
         let waits_to_revoke = !reign.expired.is_empty() && reign.revoking.len() <= self.settings.revokes_in_flight / 2;
-        if reign.unscanned_from.is_some() || (reign.settled && !reign.checkpoints.is_empty()) {
+        if reign.settled && (reign.unscanned_from.is_some() || !reign.checkpoints.is_empty()) {
             return Some(now);
         }
         let confirm = match reign.confirming_until_ms {
@@ -477,9 +477,11 @@ impl Keeper {
         }
     }
 
-    /// Gives leases their times that nobody has asked for since the promotion.
+    /// Gives leases their times that nobody has asked for since the promotion. Not before all entries of former terms
+    /// are applied: in one of them a checkpoint may be set back, because the lease was renewed.
     fn scan(&mut self, left: &mut usize) {
-        let Some(from) = self.reign.as_ref().and_then(|reign| reign.unscanned_from) else { return };
+        let settled = self.reign.as_ref().filter(|reign| reign.settled);
+        let Some(from) = settled.and_then(|reign| reign.unscanned_from) else { return };
         if *left == 0 {
             return;
         }

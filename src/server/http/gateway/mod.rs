@@ -9,7 +9,7 @@ mod call;
 pub mod decode;
 pub mod encode;
 mod metadata;
-mod routes;
+pub mod routes;
 pub mod scan;
 
 use std::sync::Arc;
