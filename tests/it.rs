@@ -16,6 +16,8 @@ mod mvcc;
 #[path = "it/core.rs"]
 mod core;
 
+#[path = "it/big_reads.rs"]
+mod big_reads;
 #[path = "it/checkers.rs"]
 mod checkers;
 #[path = "it/checkers_aside.rs"]
