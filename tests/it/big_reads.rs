@@ -141,7 +141,7 @@ fn big_reads_share_a_budget() {
         });
         println!("{name}: {AT_A_TIME} at a time cost {} MiB, small requests took {longest:?}", grown / MEGABYTE);
         assert!(grown < MORE_BYTES, "{name}: {} MiB", grown / MEGABYTE);
-        assert!(longest < Duration::from_secs(3), "{name}: {longest:?}");
+        assert!(longest < Duration::from_secs(5), "{name}: {longest:?}");
     }
 }
 
@@ -183,7 +183,7 @@ fn gateway_answers_that_nobody_reads_cost_little() {
         });
         println!("{path}: {AT_A_TIME} at a time cost {} MiB, small requests took {longest:?}", grown / MEGABYTE);
         assert!(grown < MORE_BYTES, "{path}: {} MiB", grown / MEGABYTE);
-        assert!(longest < Duration::from_secs(3), "{path}: {longest:?}");
+        assert!(longest < Duration::from_secs(5), "{path}: {longest:?}");
         // Who hung up has given back what was his.
         let mut answer = Vec::new();
         post(&url, path, body).read_to_end(&mut answer).expect("an answer");

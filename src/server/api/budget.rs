@@ -1,7 +1,7 @@
 //! What reads that are under way may hold, of all clients together, and what a request will have to hold.
 //!
-//! Three purses, so that none empties another: bytes of long ranges that are kept ready, which nobody waits for, as what
-//! is not kept is read again later; bytes of answers that have to be held whole, those of txns and of deletions that
+//! Three purses, so that none empties another: bytes of long ranges that are kept ready, which nobody waits for, as
+//! what is not kept is read again later; bytes of answers that have to be held whole, those of txns and of deletions that
 //! return what they deleted; and the places of rows that a range has selected. A request takes from a purse once,
 //! before it begins, all that it needs there, and never waits for a purse that it holds a part of: so no two requests
 //! wait for each other. Who waits longer than a request may take is refused.
@@ -31,7 +31,7 @@ const PLACE_BYTES: u64 = 16;
 /// A row that is sorted or filtered by what it says of itself.
 const SIFTED_BYTES: u64 = 192;
 /// An answer that is held whole is there twice: as a message, and marshalled.
-const WHOLE_FACTOR: u64 = 0;
+const WHOLE_FACTOR: u64 = 2;
 /// A read inside of a txn, beside its keys.
 const OP_BYTES: u64 = 64;
 

@@ -1,5 +1,5 @@
-//! A long answer as JSON while its bytes come, a piece at a time: what [`super::encode`] prints, without the whole of it
-//! in memory.
+//! A long answer as JSON while its bytes come, a piece at a time: what [`super::encode`] prints, without the whole of
+//! it in memory.
 //!
 //! It can be done because our own services write fields in the order of their numbers, and the messages that may be
 //! long list them so. Only a value (a key, at most what a client could put) is ever held whole.
