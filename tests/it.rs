@@ -42,6 +42,9 @@ mod gateway;
 mod hostile_clients;
 #[path = "it/hostile_peers.rs"]
 mod hostile_peers;
+#[cfg(feature = "server")]
+#[path = "it/keepalive.rs"]
+mod keepalive;
 #[path = "it/kv.rs"]
 mod kv;
 #[path = "it/lease.rs"]

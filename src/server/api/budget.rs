@@ -1,12 +1,13 @@
 //! What reads that are under way may hold, of all clients together, and what a request will have to hold.
 //!
 //! Three purses, so that none empties another: bytes of long ranges that are kept ready, which nobody waits for, as
-//! what is not kept is read again later; bytes of answers that have to be held whole, those of txns and of deletions that
-//! return what they deleted; and the places of rows that a range has selected. A request takes from a purse once,
+//! what is not kept is read again later; bytes of answers that have to be held whole, those of txns and of deletions
+//! that return what they deleted; and the places of rows that a range has selected. A request takes from a purse once,
 //! before it begins, all that it needs there, and never waits for a purse that it holds a part of: so no two requests
 //! wait for each other. Who waits longer than a request may take is refused.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lockstep_proto::etcdserverpb::compare::CompareTarget;
@@ -20,6 +21,10 @@ use crate::member::error::EtcdError;
 use crate::mvcc::View;
 use crate::mvcc::read::Error;
 
+/// Bytes of messages that clients have begun to send and not finished: those of one connection ...
+const CONNECTION_UNFINISHED_BYTES: usize = 64 << 20;
+/// ... and of all.
+const ALL_UNFINISHED_BYTES: usize = 512 << 20;
 /// What is counted at a time.
 const UNIT_BYTES: u64 = 1 << 10;
 /// Each purse.
@@ -42,6 +47,39 @@ pub struct Budget {
     places: Arc<Semaphore>,
     /// How long a request waits for its part.
     limit: Duration,
+}
+
+/// What the unfinished messages of a connection hold. Whoever would hold more is refused: to let him wait would keep
+/// those waiting whose bytes come over the same connection.
+#[derive(Clone)]
+pub struct Unfinished(Arc<AtomicUsize>);
+
+static ALL_UNFINISHED: AtomicUsize = AtomicUsize::new(0);
+
+impl Unfinished {
+    pub fn of_connection() -> Unfinished {
+        Unfinished(Arc::default())
+    }
+
+    pub fn take(&self, bytes: usize) -> bool {
+        let add = |to: &AtomicUsize, limit| {
+            let add = |held: usize| held.checked_add(bytes).filter(|held| *held <= limit);
+            to.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+        };
+        if !add(&self.0, CONNECTION_UNFINISHED_BYTES) {
+            return false;
+        }
+        let has_room = add(&ALL_UNFINISHED, ALL_UNFINISHED_BYTES);
+        if !has_room {
+            self.0.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        has_room
+    }
+
+    pub fn give_back(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+        ALL_UNFINISHED.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 /// A part of a purse, given back when it is dropped.
@@ -78,7 +116,7 @@ impl Budget {
         match part.await {
             // The purses are never closed.
             Ok(part) => Ok(Share(part.ok())),
-            Err(_) => Err(Status::resource_exhausted(EtcdError::TooManyRequests.message())),
+            Err(_) => Err(exhausted()),
         }
     }
 }
@@ -99,6 +137,11 @@ impl Share {
     pub fn is_free(&self) -> bool {
         self.0.is_none()
     }
+}
+
+/// The refusal of whoever would hold too much.
+pub fn exhausted() -> Status {
+    Status::resource_exhausted(EtcdError::TooManyRequests.message())
 }
 
 fn units(bytes: u64) -> u32 {

@@ -29,6 +29,7 @@ use lockstep_proto::v3lockpb::lock_server::LockServer;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
 
+pub use self::budget::Unfinished;
 use super::node::Node;
 use super::peer::LeaseClient;
 use crate::member::error::EtcdError;
