@@ -16,6 +16,8 @@ mod mvcc;
 #[path = "it/core.rs"]
 mod core;
 
+#[path = "it/big_reads.rs"]
+mod big_reads;
 #[path = "it/checkers.rs"]
 mod checkers;
 #[path = "it/checkers_aside.rs"]
@@ -40,6 +42,9 @@ mod gateway;
 mod hostile_clients;
 #[path = "it/hostile_peers.rs"]
 mod hostile_peers;
+#[cfg(feature = "server")]
+#[path = "it/keepalive.rs"]
+mod keepalive;
 #[path = "it/kv.rs"]
 mod kv;
 #[path = "it/lease.rs"]

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod node;
 pub mod peer;
 mod peers;
+mod pings;
 mod run;
 pub mod start;
 mod watching;

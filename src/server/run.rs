@@ -322,6 +322,7 @@ impl Running {
             epoch: booted.epoch,
             max_request_bytes: config.max_request_bytes as usize,
             request_timeout: REQUEST_TIMEOUT + Duration::from_millis(2 * config.election_ms),
+            leaderless: Duration::from_millis(LEADERLESS_ELECTIONS * config.election_ms),
             mailbox: mailbox.clone(),
             leases: Leases::new(config.election_ms, config.heartbeat_ms),
             clock,

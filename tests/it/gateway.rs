@@ -346,6 +346,36 @@ fn paths_methods_and_headers_as_etcd() {
     pair.agree();
 }
 
+/// Answers that are printed while they are read.
+#[test]
+fn long_answers_as_etcd() {
+    let Some(mut pair) = Pair::start(&[]) else { return };
+    // 280,000 bytes each, of different texts and lengths.
+    for (key, value) in [("Zm9v", "YmFyL"), ("Zm9vMQ==", "enl4W"), ("Zm9vMg==", "Zm9vY")] {
+        let body = format!(r#"{{"key":"{key}","value":"{}"}}"#, value.repeat(56_000));
+        pair.ask("POST", "/v3/kv/put", "", body.as_bytes());
+    }
+    let all = r#""key":"Zm9v","range_end":"Zm9w""#;
+    let range = format!(r#"{{"request_range":{{{all}}}}}"#);
+    let put = r#"{"request_put":{"key":"Zm9v","value":"YQ==","prev_kv":true}}"#;
+    let nested = format!(r#"{{"request_txn":{{"success":[{range},{put}]}}}}"#);
+    let delete = format!(r#"{{"request_delete_range":{{{all},"prev_kv":true}}}}"#);
+    for (path, body) in [
+        ("range", r#"{"key":"Zm9v"}"#.to_owned()),
+        ("range", format!("{{{all}}}")),
+        ("range", format!(r#"{{{all},"limit":"2"}}"#)),
+        ("range", format!(r#"{{{all},"sort_order":"DESCEND","sort_target":"VALUE"}}"#)),
+        ("txn", format!(r#"{{"success":[{range},{range}]}}"#)),
+        ("txn", format!(r#"{{"success":[{range},{nested},{put}],"failure":[{put}]}}"#)),
+        ("txn", format!(r#"{{"compare":[{{{all},"target":"VALUE","value":"YQ=="}}],"failure":[{range},{nested}]}}"#)),
+        ("txn", format!(r#"{{"success":[{delete},{range}]}}"#)),
+        ("deleterange", format!(r#"{{{all},"prev_kv":true}}"#)),
+    ] {
+        pair.ask("POST", &format!("/v3/kv/{path}"), "", body.as_bytes());
+    }
+    pair.agree();
+}
+
 #[test]
 fn hosts_that_are_not_listed_are_misdirected() {
     let Some(mut pair) = Pair::start(&["--host-whitelist=127.0.0.1,localhost,::1,good.example"]) else { return };

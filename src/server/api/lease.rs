@@ -77,7 +77,11 @@ impl lease_server::Lease for Lease {
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Answer<Self::LeaseKeepAliveStream> {
         self.node.admit(&request)?;
+        let node = self.node.clone();
+        let leaderless: Option<Leaderless> =
+            super::wants_leader(request.metadata()).then(|| Box::pin(async move { node.leaderless().await }) as _);
         let renewer = Renewer {
+            leaderless,
             at: Finder { node: self.node.clone(), leader: self.leader.clone() },
             requests: request.into_inner(),
             answers: VecDeque::new(),
@@ -115,8 +119,13 @@ impl lease_server::Lease for Lease {
     }
 }
 
+/// Ends when there is no leader for too long.
+type Leaderless = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// One stream of keep-alives.
 struct Renewer {
+    /// For a client that wants a leader.
+    leaderless: Option<Leaderless>,
     at: Finder,
     requests: Streaming<pb::LeaseKeepAliveRequest>,
     answers: VecDeque<pb::LeaseKeepAliveResponse>,
@@ -127,13 +136,35 @@ struct Renewer {
 impl Renewer {
     /// The next answer; called only when the client has taken the last one.
     async fn next(mut self) -> Option<(Result<pb::LeaseKeepAliveResponse, Status>, Renewer)> {
+        let Some(mut leaderless) = self.leaderless.take() else {
+            return self.answer().await.map(|answer| (answer, self));
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = self.answer() => Some(answer),
+            () = &mut leaderless => None,
+        };
+        match answer {
+            Some(answer) => {
+                self.leaderless = Some(leaderless);
+                answer.map(|answer| (answer, self))
+            }
+            None => {
+                self.answers.clear();
+                self.end = Some(Ok(()));
+                Some((Err(status(EtcdError::NoLeader)), self))
+            }
+        }
+    }
+
+    async fn answer(&mut self) -> Option<Result<pb::LeaseKeepAliveResponse, Status>> {
         loop {
             if let Some(answer) = self.answers.pop_front() {
-                return Some((Ok(answer), self));
+                return Some(Ok(answer));
             }
             if let Some(end) = self.end.take() {
                 self.end = Some(Ok(()));
-                return end.err().map(|refusal| (Err(refusal), self));
+                return end.err().map(Err);
             }
             let ids = self.requested().await;
             if let Err(refusal) = self.renew(ids).await {

@@ -14,6 +14,7 @@ use prost::Message;
 use tokio::task::JoinHandle;
 use tonic::Status;
 
+use super::budget::Share;
 use super::store_status;
 use crate::member::apply::range::{self, Selection};
 use crate::mvcc::View;
@@ -37,12 +38,20 @@ struct Chunks {
     selection: Selection,
     at: usize,
     keys: usize,
+    /// What the selection holds of the budget.
+    _places: Share,
 }
 
 impl RangeStream {
     /// The selection is already made; `view` is the one that it was made of.
-    pub fn new(node: Arc<Node>, view: Arc<View>, request: pb::RangeRequest, selection: Selection) -> RangeStream {
-        let chunks = Chunks { node, view, request, selection, at: 0, keys: FIRST_CHUNK_KEYS };
+    pub fn new(
+        node: Arc<Node>,
+        view: Arc<View>,
+        request: pb::RangeRequest,
+        selection: Selection,
+        places: Share,
+    ) -> RangeStream {
+        let chunks = Chunks { node, view, request, selection, at: 0, keys: FIRST_CHUNK_KEYS, _places: places };
         RangeStream { next: Some(start(Box::new(chunks))) }
     }
 }

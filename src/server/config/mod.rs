@@ -52,6 +52,7 @@ pub struct Config {
     pub max_txn_ops: u64,
     pub max_concurrent_streams: u32,
     /// 0: never ping.
+    pub grpc_keepalive_min_time_ms: u64,
     pub grpc_keepalive_interval_ms: u64,
     pub grpc_keepalive_timeout_ms: u64,
     pub watch_progress_interval_ms: u64,
@@ -158,6 +159,7 @@ fn typed(flags: &FlagSet) -> Result<Config, String> {
             Ok(0) | Err(_) => u32::MAX,
             Ok(most) => most,
         },
+        grpc_keepalive_min_time_ms: flags.duration_ms("grpc-keepalive-min-time"),
         grpc_keepalive_interval_ms: flags.duration_ms("grpc-keepalive-interval"),
         grpc_keepalive_timeout_ms: flags.duration_ms("grpc-keepalive-timeout"),
         watch_progress_interval_ms: watch_progress_interval_ms(flags),
