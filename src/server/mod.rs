@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod node;
 pub mod peer;
 mod peers;
+mod profile;
 mod run;
 pub mod start;
 mod watching;

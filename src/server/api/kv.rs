@@ -48,7 +48,7 @@ impl kv_server::Kv for Kv {
         } else {
             self.read_apart(view, move |view| range::range(&**view, &request)).await?.map_err(store_status)?
         };
-        METRICS.ranges.inc();
+        METRICS.ranged();
         self.node.fill(&mut response.header);
         Ok(Response::new(response))
     }

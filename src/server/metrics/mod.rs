@@ -3,25 +3,27 @@
 //! Counters are relaxed atomics behind statics. What the member knows anyway (its leader, indices, sizes) is read when
 //! somebody asks, and costs nothing until then. Only `server/` counts: the machines below know no metric.
 
+mod page;
+
 use std::sync::LazyLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lockstep_proto::mvccpb::KeyValue;
 use lockstep_proto::schema::{METHODS, Method};
+use parking_lot::RwLock;
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder, exponential_buckets,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    exponential_buckets,
 };
 
+pub use self::page::max_fds;
 use super::node::Node;
+use super::peer;
 use crate::member::apply::Change;
-use crate::mvcc::read::Read;
-use crate::{CLUSTER_VERSION, ETCD_VERSION, VERSION};
+use crate::member::lease::Change as LeaseChange;
 
 pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
-
-/// What `--quota-backend-bytes=0` means.
-const DEFAULT_QUOTA_BYTES: f64 = 2_147_483_648.0;
 
 /// See the fields' texts in [`Metrics::new`]: they are etcd's.
 pub struct Metrics {
@@ -36,18 +38,43 @@ pub struct Metrics {
     pub health_success: IntCounter,
     pub health_failures: IntCounter,
     pub wal_fsync_seconds: Histogram,
+    pub wal_written_bytes: IntGauge,
     pub backend_commit_seconds: Histogram,
     pub puts: IntCounter,
     pub deletes: IntCounter,
-    pub ranges: IntCounter,
+    ranges: IntCounter,
+    /// The same under its older name.
+    debug_ranges: IntCounter,
     pub txns: IntCounter,
+    put_bytes: IntGauge,
+    pub compacted_rows: IntCounter,
+    compacted_last: IntGauge,
+    compaction_millis: Histogram,
+    compaction_pause_millis: [Histogram; 2],
+    pub hash_seconds: Histogram,
+    pub hash_kv_seconds: Histogram,
+    lease_ttls: Histogram,
     pub grpc_received_bytes: IntCounter,
     pub grpc_sent_bytes: IntCounter,
     pub gateway_requests: IntCounter,
     methods: Vec<MethodMetrics>,
     handled: IntCounterVec,
     handling: HistogramVec,
+    client_requests: IntCounterVec,
+    /// Those of the client versions seen so far.
+    clients: RwLock<Vec<ClientMetrics>>,
 }
+
+/// What clients of one version asked for.
+struct ClientMetrics {
+    version: Box<str>,
+    unary: IntCounter,
+    stream: IntCounter,
+}
+
+/// A client may call itself what it likes, but not make this process remember it for ever.
+const MAX_CLIENT_VERSIONS: usize = 32;
+const MAX_CLIENT_VERSION_BYTES: usize = 16;
 
 /// The counters of one gRPC method.
 pub struct MethodMetrics {
@@ -84,7 +111,12 @@ impl Metrics {
             "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.",
         );
         let handling = HistogramVec::new(handling, &labels).expect("the name is well-formed");
-        for vec in [&started, &received, &sent, &handled] {
+        let client_requests = vec(
+            "etcd_server_client_requests_total",
+            "The total number of client requests per client version.",
+            &["type", "client_api_version"],
+        );
+        for vec in [&started, &received, &sent, &handled, &client_requests] {
             make.register(vec.clone());
         }
         let methods = METHODS.iter().map(|method| {
@@ -100,7 +132,8 @@ impl Metrics {
             }
         });
         let methods = methods.collect();
-        let disk_buckets = exponential_buckets(0.001, 2.0, 14).expect("they ascend");
+        let buckets = |first, count| exponential_buckets(first, 2.0, count).expect("they ascend");
+        let disk_buckets = buckets(0.001, 14);
         Metrics {
             leader_changes: make.counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen."),
             proposals_failed: make
@@ -128,6 +161,7 @@ impl Metrics {
                 "The latency distributions of fsync called by WAL.",
                 disk_buckets.clone(),
             ),
+            wal_written_bytes: make.gauge("etcd_disk_wal_write_bytes_total", "Total number of bytes written in WAL."),
             backend_commit_seconds: make.histogram(
                 "etcd_disk_backend_commit_duration_seconds",
                 "The latency distributions of commit called by backend.",
@@ -136,6 +170,50 @@ impl Metrics {
             puts: make.counter("etcd_mvcc_put_total", "Total number of puts seen by this member."),
             deletes: make.counter("etcd_mvcc_delete_total", "Total number of deletes seen by this member."),
             ranges: make.counter("etcd_mvcc_range_total", "Total number of ranges seen by this member."),
+            debug_ranges: make
+                .counter("etcd_debugging_mvcc_range_total", "Total number of ranges seen by this member."),
+            put_bytes: make.gauge(
+                "etcd_debugging_mvcc_total_put_size_in_bytes",
+                "The total size of put kv pairs seen by this member.",
+            ),
+            compacted_rows: make
+                .counter("etcd_debugging_mvcc_db_compaction_keys_total", "Total number of db keys compacted."),
+            compacted_last: make.gauge(
+                "etcd_debugging_mvcc_db_compaction_last",
+                "The unix time of the last db compaction. Resets to 0 on start.",
+            ),
+            compaction_millis: make.histogram(
+                "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
+                "Bucketed histogram of db compaction total duration.",
+                buckets(100.0, 14),
+            ),
+            compaction_pause_millis: [
+                make.histogram(
+                    "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",
+                    "Bucketed histogram of db compaction pause duration.",
+                    buckets(1.0, 13),
+                ),
+                make.histogram(
+                    "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds",
+                    "Bucketed histogram of index compaction pause duration.",
+                    buckets(0.5, 14),
+                ),
+            ],
+            hash_seconds: make.histogram(
+                "etcd_mvcc_hash_duration_seconds",
+                "The latency distribution of storage hash operation.",
+                buckets(0.01, 15),
+            ),
+            hash_kv_seconds: make.histogram(
+                "etcd_mvcc_hash_rev_duration_seconds",
+                "The latency distribution of storage hash by revision operation.",
+                buckets(0.01, 15),
+            ),
+            lease_ttls: make.histogram(
+                "etcd_debugging_lease_ttl_total",
+                "Bucketed histogram of lease TTLs.",
+                buckets(1.0, 24),
+            ),
             txns: make.counter("etcd_mvcc_txn_total", "Total number of txns seen by this member."),
             grpc_received_bytes: make.counter(
                 "etcd_network_client_grpc_received_bytes_total",
@@ -149,6 +227,8 @@ impl Metrics {
             methods,
             handled,
             handling,
+            client_requests,
+            clients: RwLock::default(),
             registry: make.0,
         }
     }
@@ -175,23 +255,72 @@ impl Metrics {
 
     /// What a step of apply changed.
     pub fn applied(&self, changes: &[Change]) {
-        let (mut puts, mut deletes, mut txns) = (0, 0, 0);
+        let (mut puts, mut deletes, mut txns, mut put_bytes) = (0, 0, 0, 0);
         for change in changes {
-            let deleted = change.events.iter().filter(|kv: &&KeyValue| kv.version == 0).count() as u64;
-            deletes += deleted;
-            puts += change.events.len() as u64 - deleted;
+            for kv in &change.events {
+                let KeyValue { key, value, version, .. } = kv;
+                deletes += u64::from(*version == 0);
+                put_bytes += if *version == 0 { 0 } else { key.len() + value.len() };
+            }
+            puts += change.events.len() as u64;
             txns += u64::from(change.events.len() > 1);
         }
-        self.puts.inc_by(puts);
+        self.puts.inc_by(puts - deletes);
+        self.put_bytes.add(put_bytes as i64);
         self.deletes.inc_by(deletes);
         self.txns.inc_by(txns);
     }
 
+    pub fn ranged(&self) {
+        self.ranges.inc();
+        self.debug_ranges.inc();
+    }
+
+    pub fn leases_changed(&self, changes: &[LeaseChange]) {
+        for change in changes {
+            if let LeaseChange::Granted { ttl_s, .. } = change {
+                self.lease_ttls.observe(*ttl_s as f64);
+            }
+        }
+    }
+
+    /// A step of compaction kept the thread that applies busy: it takes from the index, and from the store's rows.
+    pub fn compaction_paused(&self, took: Duration) {
+        for histogram in &self.compaction_pause_millis {
+            histogram.observe(took.as_millis() as f64);
+        }
+    }
+
+    pub fn compacted(&self, took: Duration) {
+        self.compaction_millis.observe(took.as_millis() as f64);
+        self.compacted_last.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64);
+    }
+
+    /// A call began, of a client that says which version it has.
+    pub fn requested(&self, of: &MethodMetrics, version: Option<&str>) {
+        let version = version.unwrap_or("unknown");
+        let is_stream = of.method.client_streams || of.method.server_streams;
+        let count = |client: &ClientMetrics| if is_stream { client.stream.inc() } else { client.unary.inc() };
+        if let Some(client) = self.clients.read().iter().find(|client| *client.version == *version) {
+            return count(client);
+        }
+        let mut clients = self.clients.write();
+        let is_plain = version.len() <= MAX_CLIENT_VERSION_BYTES && clients.len() < MAX_CLIENT_VERSIONS;
+        let version = if is_plain { version } else { "unknown" };
+        if let Some(client) = clients.iter().find(|client| *client.version == *version) {
+            return count(client);
+        }
+        let counter = |kind| self.client_requests.with_label_values(&[kind, version]);
+        clients.push(ClientMetrics { version: version.into(), unary: counter("unary"), stream: counter("stream") });
+        clients.last().into_iter().for_each(count);
+    }
+
     /// The page, in Prometheus' text format.
-    pub fn page(&self, node: &Node) -> Vec<u8> {
+    pub fn page(&self, node: &Node, transport: &peer::Transport) -> Vec<u8> {
         let mut families = self.registry.gather();
-        families.extend(member(node));
-        families.extend(process());
+        families.extend(page::member(node));
+        families.extend(page::peers(&format!("{:x}", node.member_id), &transport.reports()));
+        families.extend(page::process());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         let mut page = Vec::new();
         // It fails on families without a metric only, and there are none.
@@ -237,157 +366,4 @@ fn names(method: &'static Method) -> (&'static str, &'static str, &'static str) 
     };
     let (service, name) = method.path.trim_start_matches('/').split_once('/').unwrap_or_default();
     (kind, service, name)
-}
-
-type Families = Vec<prometheus::proto::MetricFamily>;
-
-fn gauge(name: &str, help: &str, value: f64, label: Option<(&str, &str)>) -> Families {
-    let mut opts = Opts::new(name, help);
-    if let Some((name, value)) = label {
-        opts = opts.const_label(name, value);
-    }
-    let gauge = Gauge::with_opts(opts).expect("the name is well-formed");
-    gauge.set(value);
-    gauge.collect()
-}
-
-fn counter(name: &str, help: &str, value: f64) -> Families {
-    let counter = Counter::new(name, help).expect("the name is well-formed");
-    counter.inc_by(value);
-    counter.collect()
-}
-
-/// What the member says of itself now.
-fn member(node: &Node) -> Families {
-    let status = node.status();
-    let view = node.local_view();
-    let membership = node.membership();
-    let is_learner = membership.member(node.member_id).is_some_and(|m| m.is_learner);
-    let flag = |on: bool| if on { 1.0 } else { 0.0 };
-    let id = format!("{:x}", node.member_id);
-    let cluster_version = membership.version().unwrap_or(CLUSTER_VERSION);
-    let cluster_version = cluster_version.rsplit_once('.').map_or(cluster_version, |(minor, _)| minor);
-    let plain = [
-        (
-            "etcd_server_has_leader",
-            "Whether or not a leader exists. 1 is existence, 0 is not.",
-            flag(status.leader != 0),
-        ),
-        (
-            "etcd_server_is_leader",
-            "Whether or not this member is a leader. 1 if is, 0 otherwise.",
-            flag(status.leader == node.member_id),
-        ),
-        ("etcd_server_is_learner", "Whether or not this member is a learner. 1 if is, 0 otherwise.", flag(is_learner)),
-        (
-            "etcd_server_proposals_committed_total",
-            "The total number of consensus proposals committed.",
-            status.commit as f64,
-        ),
-        (
-            "etcd_server_proposals_applied_total",
-            "The total number of consensus proposals applied.",
-            view.applied_index() as f64,
-        ),
-        ("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.", DEFAULT_QUOTA_BYTES),
-        (
-            "etcd_mvcc_db_total_size_in_bytes",
-            "Total size of the underlying database physically allocated in bytes.",
-            view.size_bytes() as f64,
-        ),
-        (
-            "etcd_mvcc_db_total_size_in_use_in_bytes",
-            "Total size of the underlying database logically in use in bytes.",
-            view.size_in_use_bytes() as f64,
-        ),
-        ("etcd_debugging_mvcc_current_revision", "The current revision of store.", view.rev() as f64),
-        (
-            "etcd_debugging_mvcc_compact_revision",
-            "The revision of the last compaction in store.",
-            view.compact_rev() as f64,
-        ),
-        ("etcd_debugging_mvcc_keys_total", "Total number of keys.", view.key_count() as f64),
-        ("lockstep_raft_term", "The current term.", status.term as f64),
-    ];
-    let watching = node.watch_totals();
-    let (leases, happened) = node.leases.counts();
-    let now = [
-        ("etcd_debugging_mvcc_watch_stream_total", "Total number of watch streams.", watching.streams),
-        ("etcd_debugging_mvcc_watcher_total", "Total number of watchers.", watching.watchers),
-        ("etcd_debugging_mvcc_slow_watcher_total", "Total number of unsynced slow watchers.", watching.behind),
-        ("lockstep_watch_queued_bytes", "Bytes of events that wait to be sent.", watching.queued_bytes),
-        ("lockstep_leases", "Leases that exist.", leases),
-    ];
-    let counted = [
-        ("etcd_debugging_lease_granted_total", "The total number of granted leases.", happened.granted),
-        ("etcd_debugging_lease_revoked_total", "The total number of revoked leases.", happened.revoked),
-        ("etcd_debugging_lease_renewed_total", "The number of renewed leases seen by the leader.", happened.renewed),
-        ("etcd_debugging_server_lease_expired_total", "The total number of expired leases.", happened.expired),
-    ];
-    let labelled = [
-        (
-            "etcd_cluster_version",
-            "Which version is running. 1 for 'cluster_version' label with current cluster version",
-            ("cluster_version", cluster_version),
-        ),
-        (
-            "etcd_server_id",
-            "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.",
-            ("server_id", id.as_str()),
-        ),
-        (
-            "etcd_server_version",
-            "Which version is running. 1 for 'server_version' label with current version.",
-            ("server_version", ETCD_VERSION),
-        ),
-        ("lockstep_version", "Which version of Lockstep is running.", ("version", VERSION)),
-    ];
-    let plain = plain.iter().flat_map(|(name, help, value)| gauge(name, help, *value, None));
-    let now = now.iter().flat_map(|(name, help, value)| gauge(name, help, *value as f64, None));
-    let counted = counted.iter().flat_map(|(name, help, value)| counter(name, help, *value as f64));
-    plain
-        .chain(now)
-        .chain(counted)
-        .chain(labelled.iter().flat_map(|(name, help, label)| gauge(name, help, 1.0, Some(*label))))
-        .collect()
-}
-
-/// What the system says of this process; what it does not say is left out.
-fn process() -> Families {
-    let mut all = Vec::new();
-    let mut add = |name: &str, help: &str, value: Option<f64>| {
-        all.extend(value.map(|value| gauge(name, help, value, None)).unwrap_or_default());
-    };
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name may hold anything; the fields follow its last bracket, beginning with the third.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or(Vec::new(), |(_, rest)| rest.split_whitespace().collect());
-    let field = |number: usize| fields.get(number - 3).and_then(|f| f.parse::<f64>().ok());
-    // SAFETY: sysconf only reads.
-    let (ticks, page) = unsafe { (libc::sysconf(libc::_SC_CLK_TCK) as f64, libc::sysconf(libc::_SC_PAGESIZE) as f64) };
-    let resident = field(24).map(|pages| pages * page);
-    add("process_resident_memory_bytes", "Resident memory size in bytes.", resident);
-    add("process_virtual_memory_bytes", "Virtual memory size in bytes.", field(23));
-    let boot = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let boot = boot.lines().find_map(|l| l.strip_prefix("btime ")?.trim().parse::<f64>().ok());
-    let start = boot.zip(field(22)).map(|(boot, since)| boot + since / ticks);
-    add("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", start);
-    let open = std::fs::read_dir("/proc/self/fd").ok().map(|dir| dir.count() as f64);
-    add("process_open_fds", "Number of open file descriptors.", open);
-    add("os_fd_used", "The number of used file descriptors.", open);
-    let most = max_fds();
-    add("process_max_fds", "Maximum number of open file descriptors.", most);
-    add("os_fd_limit", "The file descriptor limit.", most);
-    let cpu = field(14).zip(field(15)).map(|(user, system)| (user + system) / ticks);
-    if let Some(cpu) = cpu {
-        all.extend(counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", cpu));
-    }
-    all
-}
-
-/// How many files this process may open.
-pub fn max_fds() -> Option<f64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit writes into the struct it is given.
-    let ok = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0;
-    ok.then_some(limit.rlim_cur as f64)
 }
