@@ -492,12 +492,9 @@ impl ApplyThread {
         self.compact_at = None;
         let started = StdInstant::now();
         self.step(vec![apply::Input::CompactStep]);
-        if self.compacting_since.is_some() {
+        if self.compact_at.is_some() {
             METRICS.compaction_paused(started.elapsed());
-        }
-        if self.compact_at.is_none()
-            && let Some(since) = self.compacting_since.take()
-        {
+        } else if let Some(since) = self.compacting_since.take() {
             METRICS.compacted(since.elapsed());
             let revision = self.compact_rev;
             tracing::info!("compact-revision" = revision, took = ?since.elapsed(), "finished scheduled compaction");

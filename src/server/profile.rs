@@ -257,13 +257,16 @@ impl Builder {
         let mut is_handler = false;
         backtrace::resolve(ip as *mut _, |symbol| {
             let name = symbol.name().map_or("?".to_owned(), |name| format!("{name:#}"));
+            // A name that is also the linker's would be shortened as one of C++.
+            let linked = symbol.name().and_then(|name| Some(name.as_str()?.to_owned())).unwrap_or_default();
             is_handler |= name.contains("on_profiling_signal");
             let file = symbol.filename().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
             let key = (self.string(&name), self.string(&file));
             let (number, is_new) = self.functions.number(key);
             let function_id = number as u64 + 1;
             if is_new {
-                let function = Function { id: function_id, name: key.0, system_name: key.0, filename: key.1 };
+                let system_name = self.string(&linked);
+                let function = Function { id: function_id, name: key.0, system_name, filename: key.1 };
                 self.profile.function.push(function);
             }
             lines.push(Line { function_id, line: symbol.lineno().unwrap_or_default().into() });

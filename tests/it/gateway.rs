@@ -4,10 +4,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::util::oracle::Etcd;
-use crate::util::process::{Cluster, Kind};
+use crate::util::process::{Cluster, Kind, http_get};
 
 /// An answer, as far as the two servers must agree on it.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,9 +108,22 @@ impl Pair {
     }
 
     pub fn start_beside(release: Etcd, flags: &[&str]) -> Option<Pair> {
-        let etcd = Cluster::start_with(Kind::Etcd(release), 1, flags)?;
-        let ours = Cluster::start_with(Kind::Lockstepd, 1, flags).expect("lockstepd is built");
-        Some(Pair { etcd, ours, differences: Vec::new() })
+        let [etcd, ours] = [Kind::Etcd(release), Kind::Lockstepd].map(|kind| {
+            let mut cluster = Cluster::prepare(kind, 1, flags)?;
+            cluster.members[0].spawn();
+            Some(cluster)
+        });
+        let pair = Pair { etcd: etcd?, ours: ours.expect("lockstepd is built"), differences: Vec::new() };
+        for cluster in [&pair.etcd, &pair.ours] {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            // One that takes us for an intruder is up as well.
+            let is_up = || matches!(http_get(&cluster.members[0].client_url(), "/health"), Some((200 | 421, _)));
+            while !is_up() {
+                assert!(Instant::now() < deadline, "{:?} with {flags:?}:\n{}", cluster.kind, cluster.members[0].log());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Some(pair)
     }
 
     /// Asks both, and returns etcd's answer.
@@ -486,6 +499,8 @@ fn hosts_and_origins_as_etcd() {
                 assert!(!is_bad || answer.status == 421, "{flags:?}: {host} on etcd: {}", answer.status);
             }
         }
+        // No host at all; the name says so to `ask`.
+        pair.ask("GET", "/health", "X-No-Host: 1\r\n", b"");
         for origin in origins {
             for method in ["POST", "OPTIONS"] {
                 pair.ask(method, "/v3/kv/range", &format!("Origin: {origin}\r\n"), br#"{"key":"Zm9v"}"#);

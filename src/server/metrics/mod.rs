@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lockstep_proto::mvccpb::KeyValue;
-use lockstep_proto::schema::{METHODS, Method};
+use lockstep_proto::schema::METHODS;
 use parking_lot::RwLock;
 use prometheus::core::Collector;
 use prometheus::{
@@ -78,7 +78,9 @@ const MAX_CLIENT_VERSION_BYTES: usize = 16;
 
 /// The counters of one gRPC method.
 pub struct MethodMetrics {
-    pub method: &'static Method,
+    path: &'static str,
+    /// Kind, service and name.
+    labels: [&'static str; 3],
     pub started: IntCounter,
     pub received: IntCounter,
     pub sent: IntCounter,
@@ -119,16 +121,18 @@ impl Metrics {
         for vec in [&started, &received, &sent, &handled, &client_requests] {
             make.register(vec.clone());
         }
-        let methods = METHODS.iter().map(|method| {
-            let (kind, service, name) = names(method);
-            let of = [kind, service, name];
+        let known = METHODS.iter().map(|method| (method.path, method.client_streams, method.server_streams));
+        let methods = known.chain(HEALTH).map(|(path, client_streams, server_streams)| {
+            let labels = labels_of(path, client_streams, server_streams);
+            let [kind, service, name] = labels;
             MethodMetrics {
-                method,
-                started: started.with_label_values(&of),
-                received: received.with_label_values(&of),
-                sent: sent.with_label_values(&of),
+                path,
+                labels,
+                started: started.with_label_values(&labels),
+                received: received.with_label_values(&labels),
+                sent: sent.with_label_values(&labels),
                 ok: handled.with_label_values(&[kind, service, name, "OK"]),
-                handling: handling.with_label_values(&of),
+                handling: handling.with_label_values(&labels),
             }
         });
         let methods = methods.collect();
@@ -240,7 +244,7 @@ impl Metrics {
     }
 
     pub fn method(&self, path: &str) -> Option<&MethodMetrics> {
-        self.methods.iter().find(|m| m.method.path == path)
+        self.methods.iter().find(|method| method.path == path)
     }
 
     /// A call has ended.
@@ -249,7 +253,7 @@ impl Metrics {
         if code == tonic::Code::Ok {
             return of.ok.inc();
         }
-        let (kind, service, name) = names(of.method);
+        let [kind, service, name] = of.labels;
         self.handled.with_label_values(&[kind, service, name, &format!("{code:?}")]).inc();
     }
 
@@ -299,7 +303,7 @@ impl Metrics {
     /// A call began, of a client that says which version it has.
     pub fn requested(&self, of: &MethodMetrics, version: Option<&str>) {
         let version = version.unwrap_or("unknown");
-        let is_stream = of.method.client_streams || of.method.server_streams;
+        let is_stream = of.labels[0] != UNARY;
         let count = |client: &ClientMetrics| if is_stream { client.stream.inc() } else { client.unary.inc() };
         if let Some(client) = self.clients.read().iter().find(|client| *client.version == *version) {
             return count(client);
@@ -356,14 +360,20 @@ impl Maker {
     }
 }
 
+/// Paths of the service that is not etcd's own, and whether the client and the server stream.
+const HEALTH: [(&str, bool, bool); 2] =
+    [("/grpc.health.v1.Health/Check", false, false), ("/grpc.health.v1.Health/Watch", false, true)];
+
+const UNARY: &str = "unary";
+
 /// Kind, service and name of a method, as go-grpc-prometheus labels them.
-fn names(method: &'static Method) -> (&'static str, &'static str, &'static str) {
-    let kind = match (method.client_streams, method.server_streams) {
-        (false, false) => "unary",
+fn labels_of(path: &'static str, client_streams: bool, server_streams: bool) -> [&'static str; 3] {
+    let kind = match (client_streams, server_streams) {
+        (false, false) => UNARY,
         (false, true) => "server_stream",
         (true, false) => "client_stream",
         (true, true) => "bidi_stream",
     };
-    let (service, name) = method.path.trim_start_matches('/').split_once('/').unwrap_or_default();
-    (kind, service, name)
+    let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+    [kind, service, name]
 }
