@@ -477,7 +477,7 @@ fn hosts_and_origins_as_etcd() {
     #[rustfmt::skip]
     let origins = [
         "", "*", "http://a.example:8080", "http://a.example", "HTTP://A.EXAMPLE:8080", "https://a.example:8080",
-        "http://b.example:1", "http://b.example:1/", "https://c.example", "null", "nonsense",
+        "http://b.example:1", "http://b.example:1/", "https://c.example:1", "null", "nonsense",
     ];
     // What the two flags may be.
     let flags: [&[&str]; 7] = [
@@ -485,7 +485,7 @@ fn hosts_and_origins_as_etcd() {
         &["--host-whitelist="],
         &["--host-whitelist=*", "--cors=*"],
         &["--host-whitelist=127.0.0.1,localhost,::1,good.example", "--cors=http://a.example:8080,http://b.example:1"],
-        &["--host-whitelist=good.example,*", "--cors=HTTP://A.example:8080,https://c.example"],
+        &["--host-whitelist=good.example,*", "--cors=HTTP://A.example:8080,https://c.example:1"],
         &["--host-whitelist=127.0.0.1,localhost,good.example:1,[::1]", "--cors=http://b.example:1"],
         &["--host-whitelist=localhost,127.0.0.1, good.example,", "--cors=http://a.example:8080"],
     ];
