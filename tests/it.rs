@@ -1,6 +1,8 @@
 //! Everything that is tested through the public surface: programs, sockets, files. One binary, so that it links once.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
+#[path = "it/faces.rs"]
+mod faces;
 #[path = "it/flags.rs"]
 mod flags;
 #[path = "it/http.rs"]

@@ -35,23 +35,23 @@ pub fn connections() -> Result<Connections, String> {
     Ok(Connections { clients: clients as usize, peers: peers as usize, metrics: metrics as usize })
 }
 
-/// How many files this process may open.
-pub fn limit() -> io::Result<u64> {
-    Ok(get()?.rlim_cur)
+/// What this process may have of something at most.
+pub fn limit(of: libc::__rlimit_resource_t) -> io::Result<u64> {
+    Ok(get(of)?.rlim_cur)
 }
 
 fn raise() -> io::Result<u64> {
-    let limit = get()?;
+    let limit = get(libc::RLIMIT_NOFILE)?;
     let most = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
     // SAFETY: setrlimit reads the struct it is given.
     let raised = limit.rlim_cur < most.rlim_cur && unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &most) } == 0;
     Ok(if raised { most.rlim_cur } else { limit.rlim_cur })
 }
 
-fn get() -> io::Result<libc::rlimit> {
+fn get(of: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit writes into the struct it is given.
-    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } {
+    match unsafe { libc::getrlimit(of, &mut limit) } {
         0 => Ok(limit),
         _ => Err(io::Error::last_os_error()),
     }

@@ -19,6 +19,7 @@ pub mod node;
 pub mod peer;
 mod peers;
 mod pings;
+mod profile;
 mod run;
 pub mod start;
 mod watching;

@@ -104,7 +104,7 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
     for listener in &metrics_listeners {
         info!(address = %listener.address(), "serving metrics");
     }
-    let metrics = metrics_pages(&config, node).fallback(http::fallback);
+    let metrics = metrics_pages(&config, &member).fallback(http::fallback);
     let options = ServeOptions::new(&config, connections.metrics);
     let metrics = listen::serve(metrics_listeners, metrics, options, workers.clone(), peer_stop.clone());
     tokio::spawn(metrics);
@@ -131,7 +131,7 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
                 info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
             }
             let (stop_clients, clients_stopping) = watch::channel(false);
-            let app = client_faces(&config, node);
+            let app = client_faces(&config, &member);
             let options = ServeOptions { drain: DRAIN_LIMIT, ..ServeOptions::new(&config, connections.clients) };
             let clients = tokio::spawn(listen::serve(client_listeners, app, options, workers, clients_stopping));
             notify_init_daemon();
@@ -151,10 +151,12 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
 }
 
 /// Everything that the client port answers.
-fn client_faces(config: &Config, node: &Arc<Node>) -> Router {
+fn client_faces(config: &Config, member: &Running) -> Router {
+    let node = &member.node;
     let services = api::router(node.clone(), config.max_txn_ops as usize);
-    let mut pages = metrics_pages(config, node).merge(http::debug::vars(node.clone()));
-    if config.enable_pprof {
+    let mut pages = metrics_pages(config, member).merge(http::debug::vars(node.clone()));
+    pages = pages.merge(http::config::router());
+    if config.enable_pprof || config.log.level == log::LogLevel::Debug {
         pages = pages.merge(http::debug::pprof());
     }
     if config.enable_grpc_gateway {
@@ -166,11 +168,12 @@ fn client_faces(config: &Config, node: &Arc<Node>) -> Router {
 }
 
 /// What the listeners of `--listen-metrics-urls` answer, too.
-fn metrics_pages(config: &Config, node: &Arc<Node>) -> Router {
+fn metrics_pages(config: &Config, member: &Running) -> Router {
+    let Running { node, transport, .. } = member;
     if config.extensive_metrics {
         METRICS.be_extensive();
     }
-    http::router(node.clone(), node.request_timeout).merge(http::metrics::router(node.clone()))
+    http::router(node.clone(), node.request_timeout).merge(http::metrics::router(node.clone(), transport.clone()))
 }
 
 /// The data directory, and the log's where it is another one.

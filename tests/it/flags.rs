@@ -41,6 +41,7 @@ const REFUSALS: &[Refusal] = &[
     (Both, "--version=false --name", &[], 2, "flag needs an argument: -name"),
     (Both, "--heartbeat-interval x", &[], 2, "invalid value \"x\" for flag -heartbeat-interval: parse error"),
     (Both, "--heartbeat-interval=-5", &[], 2, "invalid value \"-5\" for flag -heartbeat-interval: parse error"),
+    (Both, "--cors=", &[], 2, "invalid value \"\" for flag -cors: URL scheme must be http, https, unix, or unixs: "),
     (Both, "--heartbeat-interval ''", &[], 2, "invalid value \"\" for flag -heartbeat-interval: parse error"),
     (Both, "--heartbeat-interval 09", &[], 2, "invalid value \"09\" for flag -heartbeat-interval: parse error"),
     (Both, "--heartbeat-interval 1__0", &[], 2, "invalid value \"1__0\" for flag -heartbeat-interval: parse error"),

@@ -23,6 +23,7 @@ use crate::server::metrics::{METRICS, MethodMetrics};
 pub async fn count(request: Request, next: Next) -> Response {
     let Some(of) = METRICS.method(request.uri().path()) else { return next.run(request).await };
     of.started.inc();
+    METRICS.requested(of, request.headers().get("client-api-version").and_then(|v| v.to_str().ok()));
     let call = Call { of, began: Instant::now(), code: None };
     let held = request.extensions().get::<Unfinished>().map(|of| Held { of: of.clone(), bytes: 0, idle: None });
     let request = request.map(|body| {

@@ -40,7 +40,7 @@ impl kv_server::Kv for Kv {
         let request = request.into_inner();
         check::range(&request).map_err(status)?;
         let view = self.view(request.serializable).await?;
-        METRICS.ranges.inc();
+        METRICS.ranged();
         let is_short = request.range_end.is_empty() || (1..=SHORT_RANGE_KEYS).contains(&request.limit);
         let is_plain = range::is_default_order(&request) && !range::has_revision_filter(&request);
         let mut short = None;

@@ -1,6 +1,7 @@
 //! `etcdserverpb.Maintenance`: a member's own state, and hashes to compare members by.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use lockstep_proto::etcdserverpb::alarm_request::AlarmAction;
 use lockstep_proto::etcdserverpb::{self as pb, maintenance_server};
@@ -11,6 +12,7 @@ use crate::member::error::EtcdError;
 use crate::mvcc::read::{Error as StoreError, Read};
 use crate::mvcc::{View, read_newest};
 use crate::server::http::Health;
+use crate::server::metrics::METRICS;
 use crate::server::node::{Consistency, Node};
 use crate::{CLUSTER_VERSION, ETCD_VERSION};
 
@@ -68,14 +70,18 @@ impl maintenance_server::Maintenance for Maintenance {
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
         self.node.admit(&request)?;
+        let started = Instant::now();
         let (revision, hash) = self.read_apart(|view| Ok((view.rev(), view.hash()?))).await?;
+        METRICS.hash_seconds.observe(started.elapsed().as_secs_f64());
         Ok(Response::new(pb::HashResponse { header: self.node.header(revision), hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Answer<pb::HashKvResponse> {
         self.node.admit(&request)?;
         let at = request.into_inner().revision;
+        let started = Instant::now();
         let (revision, hash) = self.read_apart(move |view| Ok((view.rev(), view.hash_kv(at)?))).await?;
+        METRICS.hash_kv_seconds.observe(started.elapsed().as_secs_f64());
         Ok(Response::new(pb::HashKvResponse {
             header: self.node.header(revision),
             hash: hash.hash,

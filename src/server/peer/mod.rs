@@ -46,7 +46,7 @@ use tracing::{info, warn};
 pub use self::client::{ClusterError, RemoteCluster, RemoteMember, Versions, get_cluster_from_peers, get_version};
 pub use self::conn::{Listener, PeerUrl, UrlError};
 pub use self::lease::{LeaseAnswer, LeaseClient, LeaseError, LeaseFuture, LeaseQuestion};
-pub use self::remote::PeerStats;
+pub use self::remote::{PeerReport, PeerStats};
 
 use self::identity::{Identity, hex};
 use self::remote::{Remote, Sent};
@@ -232,6 +232,11 @@ impl Transport {
     /// What has gone to and come from this peer.
     pub fn stats(&self, id: u64) -> Option<PeerStats> {
         Some(self.shared.peer(id)?.stats())
+    }
+
+    /// The same of every peer, for `/metrics`.
+    pub fn reports(&self) -> Vec<PeerReport> {
+        self.shared.peers.read().values().filter(|peer| peer.has_streams()).map(|peer| peer.report()).collect()
     }
 
     /// Answers peers on this listener until `shutdown` is ready or the transport stops; then closes their connections.

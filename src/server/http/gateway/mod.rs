@@ -171,6 +171,7 @@ async fn answer_stream(method: &'static Method, answers: tonic::Streaming<Bytes>
         Err(status) => Err(status),
     }));
     let first = chunks.next().await;
+    let is_empty = first.is_none();
     let code = match &first {
         Some(Err(status)) => http_code(status.code()),
         _ => StatusCode::OK,
@@ -180,6 +181,10 @@ async fn answer_stream(method: &'static Method, answers: tonic::Streaming<Bytes>
         .map(|chunk| Ok::<_, std::convert::Infallible>(chunk.unwrap_or_else(|status| stream_error(&status))));
     let mut response = answered(Body::from_stream(rest));
     *response.status_mut() = code;
+    if is_empty {
+        // An end without a message has no head of its own.
+        response.headers_mut().remove(GRPC_TYPE);
+    }
     Ok(response)
 }
 
@@ -191,8 +196,9 @@ fn chunk(method: &Method, message: &[u8]) -> Result<Bytes, Status> {
     Ok(json.into())
 }
 
+const GRPC_TYPE: HeaderName = HeaderName::from_static("grpc-metadata-content-type");
+
 fn answered(body: Body) -> Response {
-    const GRPC_TYPE: HeaderName = HeaderName::from_static("grpc-metadata-content-type");
     let mut response = body.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
