@@ -1,5 +1,6 @@
 //! The asynchronous shell: drives one member with a real clock, real sockets and real files.
 
+mod apart;
 mod api;
 mod attend;
 pub mod authority;

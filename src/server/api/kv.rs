@@ -15,6 +15,7 @@ use crate::member::apply::{Response as Applied, kv, range, txn};
 use crate::member::check;
 use crate::mvcc::read::{Error as StoreError, Overtaken};
 use crate::mvcc::{View, read_newest};
+use crate::server::apart::apart;
 use crate::server::metrics::METRICS;
 use crate::server::node::{Consistency, Node};
 
@@ -189,7 +190,7 @@ impl Kv {
         read: impl Fn(&Arc<View>) -> Result<T, E> + Send + 'static,
     ) -> Result<Result<T, E>, Status> {
         let node = self.node.clone();
-        let reading = tokio::task::spawn_blocking(move || read_from(&node, view, read));
+        let reading = apart(move || read_from(&node, view, read));
         reading.await.map_err(|e| Status::internal(format!("the read was lost: {e}")))
     }
 
@@ -218,7 +219,7 @@ async fn answer_whole<M: Message + Default + Clone + Send + Sync + 'static>(
     if share.is_free() || !takes_body {
         return Ok(Response::new(response));
     }
-    let marshalled = tokio::task::spawn_blocking(move || LongAnswer::whole(response, share)).await;
+    let marshalled = apart(move || LongAnswer::whole(response, share)).await;
     Ok(marshalled.map_err(|e| Status::internal(format!("the answer was lost: {e}")))??.in_place())
 }
 

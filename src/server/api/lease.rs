@@ -19,6 +19,7 @@ use super::kv::unexpected;
 use super::status;
 use crate::member::apply::Response as Applied;
 use crate::member::error::EtcdError;
+use crate::server::apart::apart;
 use crate::server::leases::Unable;
 use crate::server::node::Node;
 use crate::server::peer::{LeaseClient, LeaseError};
@@ -110,7 +111,7 @@ impl lease_server::Lease for Lease {
         self.node.admit(&request)?;
         let node = self.node.clone();
         // A million of them take their time.
-        let ids = tokio::task::spawn_blocking(move || node.leases.list()).await;
+        let ids = apart(move || node.leases.list()).await;
         let ids = ids.map_err(|e| Status::internal(format!("the list was lost: {e}")))?;
         let mut response = pb::LeaseLeasesResponse::default();
         self.node.fill(&mut response.header);

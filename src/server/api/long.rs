@@ -22,7 +22,6 @@ use lockstep_proto::etcdserverpb as pb;
 use parking_lot::Mutex;
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
-use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::budget::{Budget, Share};
@@ -30,6 +29,7 @@ use super::store_status;
 use crate::member::apply::range::{self, Selection};
 use crate::mvcc::View;
 use crate::mvcc::read::{Error, Revision};
+use crate::server::apart::{Apart, apart};
 use crate::server::node::Node;
 
 /// What is read at a time, and what a client that reads nothing holds of the rest.
@@ -105,7 +105,7 @@ pub struct LongAnswer {
 /// What comes behind the pieces that are ready.
 enum Later {
     Rows(Box<Rest>),
-    Reading(JoinHandle<(Box<Rest>, Result<Bytes, Error>)>),
+    Reading(Apart<(Box<Rest>, Result<Bytes, Error>)>),
     Trailers(Status),
     Nothing,
 }
@@ -189,7 +189,7 @@ impl LongAnswer {
         loop {
             match std::mem::replace(&mut self.later, Later::Nothing) {
                 Later::Rows(mut rest) => {
-                    self.later = Later::Reading(tokio::task::spawn_blocking(move || {
+                    self.later = Later::Reading(apart(move || {
                         let piece = rest.piece();
                         (rest, piece)
                     }));

@@ -11,6 +11,7 @@ use super::{status, status_not_yet, store_status};
 use crate::member::error::EtcdError;
 use crate::mvcc::read::{Error as StoreError, Read};
 use crate::mvcc::{View, read_newest};
+use crate::server::apart::apart;
 use crate::server::http::Health;
 use crate::server::metrics::METRICS;
 use crate::server::node::{Consistency, Node};
@@ -112,7 +113,7 @@ impl Maintenance {
         read: impl Fn(&View) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Status> {
         let node = self.node.clone();
-        let reading = tokio::task::spawn_blocking(move || read_newest(|| node.local_view(), |view| read(view)));
+        let reading = apart(move || read_newest(|| node.local_view(), |view| read(view)));
         reading.await.map_err(|e| Status::internal(format!("the read was lost: {e}")))?.map_err(store_status)
     }
 }

@@ -11,7 +11,6 @@ use std::task::{Context, Poll, ready};
 use lockstep_proto::etcdserverpb as pb;
 use lockstep_proto::mvccpb::KeyValue;
 use prost::Message;
-use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::budget::Share;
@@ -19,6 +18,7 @@ use super::store_status;
 use crate::member::apply::range::{self, Selection};
 use crate::mvcc::View;
 use crate::mvcc::read::Error;
+use crate::server::apart::{Apart, apart};
 use crate::server::node::Node;
 
 const FIRST_CHUNK_KEYS: usize = 10;
@@ -26,7 +26,7 @@ const FIRST_CHUNK_KEYS: usize = 10;
 /// See the head of this file.
 pub struct RangeStream {
     /// `None` when all has been sent.
-    next: Option<JoinHandle<Step>>,
+    next: Option<Apart<Step>>,
 }
 
 type Step = Result<(pb::RangeResponse, Option<Box<Chunks>>), Error>;
@@ -56,8 +56,8 @@ impl RangeStream {
     }
 }
 
-fn start(chunks: Box<Chunks>) -> JoinHandle<Step> {
-    tokio::task::spawn_blocking(move || chunks.chunk())
+fn start(chunks: Box<Chunks>) -> Apart<Step> {
+    apart(move || chunks.chunk())
 }
 
 impl Chunks {
