@@ -39,6 +39,8 @@ const BACKLOG: u32 = 4096;
 const OPENING_LIMIT: Duration = Duration::from_secs(10);
 /// HTTP/1: the time for a request's head, and the time an idle connection is kept.
 const HEADER_LIMIT: Duration = Duration::from_secs(60);
+/// HTTP/1; hyper's own limit is 100, Go's is one of bytes only.
+const MAX_HEADERS: usize = 1_000;
 /// Room for tokens and tracing headers, far below what could hurt.
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
 /// One stream may have this much in flight, so that one large put needs no round trip for window updates ...
@@ -283,7 +285,7 @@ fn is_one_connections_fault(error: &io::Error) -> bool {
 
 fn http_builder(options: ServeOptions) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).max_headers(MAX_HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())

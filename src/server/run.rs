@@ -160,7 +160,9 @@ fn client_faces(config: &Config, member: &Running) -> Router {
         pages = pages.merge(http::debug::pprof());
     }
     if config.enable_grpc_gateway {
-        pages = pages.merge(http::gateway::router(services.clone(), api::max_message_bytes(node)));
+        // With the words of gRPC for a service that is not there.
+        let called = services.clone().fallback(http::fallback);
+        pages = pages.merge(http::gateway::router(called, api::max_message_bytes(node)));
     }
     let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
     let nobodys = http::guarded(Router::new().fallback(http::fallback), access.clone());

@@ -82,6 +82,7 @@ const REFUSALS: &[Refusal] = &[
     (Both, "--listen-client-urls http://example.com:1 --advertise-client-urls http://h:1", &[], 1, "expected IP in URL for binding (http://example.com:1)"),
     (Both, "--listen-client-urls http://:1 --advertise-client-urls http://h:1", &[], 1, "expected IP in URL for binding (http://:1)"),
     (Both, "--listen-peer-urls http://example.com:1", &[], 1, "expected IP in URL for binding (http://example.com:1)"),
+    (Both, "--listen-metrics-urls http://example.com:2", &[], 1, "expected IP in URL for binding (http://example.com:2)"),
     (Both, "--listen-client-urls http://127.0.0.1:0", &[], 1, "--advertise-client-urls is required when --listen-client-urls is set explicitly"),
     (Both, "--listen-client-urls ''", &[], 1, "--advertise-client-urls is required when --listen-client-urls is set explicitly"),
     (Both, "--initial-advertise-peer-urls http://:1", &[], 1, "--initial-advertise-peer-urls \"http://:1\" must be \"host:port\" (unexpected empty host (http://:1))"),

@@ -496,6 +496,51 @@ fn long_answers_as_etcd() {
     pair.agree();
 }
 
+/// Heads of requests as Go judges them.
+#[test]
+fn heads_are_accepted_and_refused_as_by_etcd() {
+    let Some(pair) = Pair::start(&[]) else { return };
+    let many = (0..900).map(|i| format!("X-{i}: y\r\n")).collect::<String>();
+    let many = format!("GET /health HTTP/1.1\r\nHost: x\r\n{many}");
+    #[rustfmt::skip]
+    let cases = [
+        (many.as_str(), 200, ""),
+        ("GET /health HTTP/1.1\r\n", 400, "400 Bad Request: missing required Host header"),
+        ("GET http://x/health HTTP/1.1\r\n", 400, "400 Bad Request: missing required Host header"),
+        ("OPTIONS /health HTTP/1.1\r\n", 400, "400 Bad Request: missing required Host header"),
+        ("POST /v3/kv/range HTTP/1.1\r\nContent-Length: 0\r\n", 400, "400 Bad Request: missing required Host header"),
+        ("GET /health HTTP/1.1\r\nHost: x\r\nHost: x\r\n", 400, "400 Bad Request: too many Host headers"),
+        ("GET /nothing HTTP/1.0\r\nHost: x\r\nhost: y\r\n", 400, "400 Bad Request: too many Host headers"),
+        ("GET /health HTTP/1.1\r\nHost: a b\r\n", 400, "400 Bad Request: malformed Host header"),
+        ("GET /health HTTP/1.1\r\nHost:\r\n", 200, ""),
+        ("GET /health HTTP/1.0\r\n", 200, ""),
+        ("CONNECT x:1 HTTP/1.1\r\n", 404, "404 page not found\n"),
+    ];
+    for (head, status, body) in cases {
+        for cluster in [&pair.etcd, &pair.ours] {
+            let mut stream = connect(&cluster.members[0].client_url());
+            write!(stream, "{head}Connection: close\r\n\r\n").expect("the request is sent");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("the answer is read");
+            let (first, got) = (answer.split(' ').nth(1), answer.split("\r\n\r\n").nth(1));
+            let is_body = got.is_some_and(|got| body.is_empty() || got == body);
+            assert!(first == Some(&status.to_string()) && is_body, "{:?} {head}: {answer}", cluster.kind);
+        }
+    }
+}
+
+/// Nobody serves `Auth` yet; the gateway says it with gRPC's words.
+#[test]
+fn services_that_are_not_there_are_named() {
+    let cluster = Cluster::start(Kind::Lockstepd, 1).expect("our own program");
+    for path in ["auth/status", "auth/enable", "auth/user/list", "auth/role/grant"] {
+        let answer = ask(&cluster.members[0].client_url(), "POST", &format!("/v3/{path}"), "", b"{}");
+        let text = "unknown service etcdserverpb.Auth";
+        let body = format!("{{\"error\":\"{text}\",\"code\":12,\"message\":\"{text}\"}}");
+        assert_eq!((answer.status, answer.body), (501, body), "{path}");
+    }
+}
+
 #[test]
 fn hosts_and_origins_as_etcd() {
     #[rustfmt::skip]

@@ -254,11 +254,12 @@ impl Finder {
     }
 
     async fn ask_until(&self, deadline: Instant, question: &Question) -> Result<Told, EtcdError> {
+        let mut leaders = self.node.watch_leader();
         loop {
             if self.node.is_stopping() {
                 return Err(EtcdError::Stopped);
             }
-            let leader = self.node.status().leader;
+            let leader = *leaders.borrow_and_update();
             if leader == self.node.member_id {
                 match self.ask_here(question).await {
                     Ok(told) => return Ok(told),
@@ -267,7 +268,12 @@ impl Finder {
                 }
             } else if let Some(member) = self.node.membership().member(leader) {
                 let limit = deadline.saturating_duration_since(Instant::now());
-                match self.ask_leader(&member.peer_urls, limit, question).await {
+                let told = tokio::select! {
+                    told = self.ask_leader(&member.peer_urls, limit, question) => told,
+                    // One that is paused or cut off may never answer: whoever leads now is asked at once.
+                    _ = leaders.changed() => continue,
+                };
+                match told {
                     Ok(told) => return Ok(told),
                     Err(error) => tracing::debug!(%error, "the leader could not be asked about a lease"),
                 }

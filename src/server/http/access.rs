@@ -20,6 +20,12 @@ pub struct Access {
 }
 
 pub(super) async fn control(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    if let Some(fault) = host_fault(&request) {
+        let mut refused = (StatusCode::BAD_REQUEST, format!("400 Bad Request: {fault}")).into_response();
+        // As Go, which has not looked at the rest.
+        refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return after(request, refused).await;
+    }
     if is_grpc(request.headers()) {
         return next.run(request).await;
     }
@@ -65,6 +71,23 @@ impl Access {
 
 fn allows(list: &BTreeSet<String>, who: &str) -> bool {
     list.is_empty() || list.contains("*") || list.contains(who)
+}
+
+/// What is wrong with the `Host` of an HTTP/1 request, in Go's words.
+fn host_fault(request: &Request) -> Option<&'static str> {
+    if !matches!(request.version(), Version::HTTP_10 | Version::HTTP_11) {
+        return None;
+    }
+    let is_needed = request.version() == Version::HTTP_11 && request.method() != Method::CONNECT;
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => is_needed.then_some("missing required Host header"),
+        (Some(_), Some(_)) => Some("too many Host headers"),
+        (Some(host), None) => {
+            let is_sound = |b: &u8| b.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(b);
+            (!host.as_bytes().iter().all(is_sound)).then_some("malformed Host header")
+        }
+    }
 }
 
 /// The host a request names, without a port.
