@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +19,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
-use crate::util::process::{Cluster, Kind, http_get};
+use crate::util::client::Client;
+use crate::util::process::{Cluster, Kind, Port, founder_flags, http_get};
+use crate::util::start::{command, lockstepd, run_to_end, start};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PING: u8 = 6;
@@ -248,6 +252,42 @@ fn rude_clients_leave_others_served() {
     }
     let log = cluster.members[0].log();
     assert!(!log.contains("panicked"), "{log}");
+}
+
+/// A member may open so many files, and is flooded with more connections: its log finds files all the same, and clients
+/// are served again as soon as there is room.
+#[test]
+fn connections_leave_the_log_its_files() {
+    const FILES: u64 = 220;
+    let dir = tempfile::tempdir().expect("a folder");
+    let (client, peer) = (Port::reserve(), Port::reserve());
+    let flags = founder_flags("m0", &dir.path().join("m0"), &client, &peer, &[format!("m0={}", peer.url())]);
+    let too_few = under_limit(100, &flags, dir.path());
+    let said = run_to_end(too_few).stderr;
+    assert!(said.contains("file descriptor limit[100] of etcd process is too low"), "{said}");
+
+    let mut server = start(under_limit(FILES, &flags, dir.path()));
+    let address = server.client_address();
+    let other = Client::connect(&client.url());
+    let value = bytes::Bytes::from(vec![7; 1 << 20]);
+    let put = PutRequest { key: "k".into(), value, ..Default::default() };
+    other.put(put.clone()).expect("a put");
+    let flood: Vec<TcpStream> = (0..2 * FILES).map(|_| TcpStream::connect(&address).expect("it listens")).collect();
+    // More than a segment of the log.
+    for _ in 0..70 {
+        other.put(put.clone()).expect("a put beside the flood");
+    }
+    assert!(server.child.try_wait().expect("a child").is_none(), "the member stopped");
+    drop(flood);
+    Client::connect(&client.url()).put(put).expect("a put after the flood");
+}
+
+fn under_limit(files: u64, flags: &[String], dir: &Path) -> Command {
+    let words: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+    let program = lockstepd();
+    let args = [&["-c", &script, program.to_str().expect("a plain path")][..], &words].concat();
+    command(Path::new("/bin/sh"), dir, &args, &[])
 }
 
 /// gRPC frames that hold no message of any kind.

@@ -4,8 +4,9 @@
 //!
 //! Some stop keeping their lease alive, and go on as if they had not noticed.
 //!
-//! Good at finding: two holders at a time where no lease has ended, a holder whose key is gone, a write or a proclamation
-//! of somebody who was overtaken, a leader that is not the one who came first, observers who see who led once.
+//! Good at finding: two holders at a time where no lease has ended, a holder whose key is gone, a write or a
+//! proclamation of somebody who was overtaken, a leader that is not the one who came first, observers who see who led
+//! once.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +15,8 @@ use crate::asks::{LeaseAsk, LockAsk, Told};
 use crate::history::{Operation, Outcome};
 use crate::random::Random;
 
-pub const LOCK: Kind = Kind { name: "lock", make: |_| Sessions::new("lock", 200_000), weight: 4 };
-pub const ELECTION: Kind = Kind { name: "election", make: |_| Sessions::new("elect", 300_000), weight: 4 };
+pub const LOCK: Kind = Kind { name: "lock", make: |_| Sessions::boxed("lock", 200_000), weight: 4 };
+pub const ELECTION: Kind = Kind { name: "election", make: |_| Sessions::boxed("elect", 300_000), weight: 4 };
 
 const ROOMS: u64 = 2;
 
@@ -48,7 +49,7 @@ enum Stage {
 }
 
 impl Sessions {
-    fn new(kind: &'static str, first: i64) -> Box<dyn Work> {
+    fn boxed(kind: &'static str, first: i64) -> Box<dyn Work> {
         Box::new(Sessions { kind, first, made: 0, of: BTreeMap::new() })
     }
 }
