@@ -50,7 +50,7 @@ bench: build ## compare with etcd 3.5.1 on this disk, about 40 minutes (ARGS=--q
 	$(CARGO) build --release -p lockstep-bench
 	target/release/lockstep-bench compare $(ARGS)
 
-bench-streams: build ## the same for watches, leases and long ranges, about five minutes (ARGS="--only grant --rounds 1")
+bench-streams: build ## the same for watches, leases, long ranges, restarts, about ten minutes (ARGS="--only grant --rounds 1")
 	$(CARGO) build --release -p lockstep-bench
 	target/release/lockstep-bench streams $(ARGS)
 

@@ -1,6 +1,8 @@
 //! Everything that is tested through the public surface: programs, sockets, files. One binary, so that it links once.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
+#[path = "it/faces.rs"]
+mod faces;
 #[path = "it/flags.rs"]
 mod flags;
 #[path = "it/http.rs"]
@@ -16,6 +18,8 @@ mod mvcc;
 #[path = "it/core.rs"]
 mod core;
 
+#[path = "it/big_reads.rs"]
+mod big_reads;
 #[path = "it/checkers.rs"]
 mod checkers;
 #[path = "it/checkers_aside.rs"]
@@ -40,6 +44,9 @@ mod gateway;
 mod hostile_clients;
 #[path = "it/hostile_peers.rs"]
 mod hostile_peers;
+#[cfg(feature = "server")]
+#[path = "it/keepalive.rs"]
+mod keepalive;
 #[path = "it/kv.rs"]
 mod kv;
 #[path = "it/lease.rs"]

@@ -93,6 +93,11 @@ impl Batch {
     pub fn consistent_index(&self) -> u64 {
         self.consistent_index
     }
+
+    /// How many rows compaction takes with it.
+    pub fn compacted_rows(&self) -> u64 {
+        self.deletes.len() as u64
+    }
 }
 
 /// The backend's word that a batch is durable: hand it to `Store::committed`.

@@ -26,7 +26,7 @@ const NAME_RAW: &[u8] = b":authority";
 const NAME_HUFFMAN: &[u8] = &[0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
 const STATIC_INDEX: u32 = 1;
 
-const FRAME_HEAD_BYTES: usize = 9;
+pub const FRAME_HEAD_BYTES: usize = 9;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 0x4;
@@ -50,15 +50,23 @@ pub struct Rewriter {
 
 impl Rewriter {
     /// Takes the next bytes of the stream, in pieces of any size, and overwrites what has to be.
-    pub fn feed(&mut self, mut bytes: &mut [u8]) {
+    pub fn feed(&mut self, bytes: &mut [u8]) {
+        self.feed_and_tell(bytes, |_| {});
+    }
+
+    /// The same, and tells of each frame as soon as its head is there.
+    pub fn feed_and_tell(&mut self, mut bytes: &mut [u8], mut tell: impl FnMut(&FrameHead)) {
         while !bytes.is_empty() {
-            let taken =
-                if self.head_bytes < FRAME_HEAD_BYTES { self.take_head(bytes) } else { self.take_payload(bytes) };
+            let taken = if self.head_bytes < FRAME_HEAD_BYTES {
+                self.take_head(bytes, &mut tell)
+            } else {
+                self.take_payload(bytes)
+            };
             bytes = &mut bytes[taken..];
         }
     }
 
-    fn take_head(&mut self, bytes: &[u8]) -> usize {
+    fn take_head(&mut self, bytes: &[u8], tell: &mut impl FnMut(&FrameHead)) -> usize {
         let taken = bytes.len().min(FRAME_HEAD_BYTES - self.head_bytes);
         self.head[self.head_bytes..][..taken].copy_from_slice(&bytes[..taken]);
         self.head_bytes += taken;
@@ -68,6 +76,7 @@ impl Rewriter {
             // CONTINUATION has neither.
             self.prefix = if kind == HEADERS { flag(flags, PADDED) + priority_bytes(flags) } else { 0 };
             self.padding = 0;
+            tell(&FrameHead::of(&self.head));
             self.end_frame_when_done();
         }
         taken
@@ -102,6 +111,28 @@ impl Rewriter {
             if matches!(kind, HEADERS | CONTINUATION) && flag(flags, END_HEADERS) == 1 {
                 self.block = Block::Start;
             }
+        }
+    }
+}
+
+/// What the first bytes of a frame say.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameHead {
+    pub length: usize,
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+}
+
+impl FrameHead {
+    pub fn of(bytes: &[u8; FRAME_HEAD_BYTES]) -> FrameHead {
+        let [high, middle, low, kind, flags, a, b, c, d] = *bytes;
+        FrameHead {
+            length: u32::from_be_bytes([0, high, middle, low]) as usize,
+            kind,
+            flags,
+            // The highest bit is reserved.
+            stream: u32::from_be_bytes([a & 0x7f, b, c, d]),
         }
     }
 }

@@ -27,6 +27,7 @@ use super::node::Node;
 use crate::member::apply::{self, Applier};
 use crate::member::boot::Booted;
 use crate::member::raft::{Consensus, Effect, Fetch, Input, Persist};
+use crate::mvcc::read::Read;
 use crate::mvcc::{Backend, Batch};
 use crate::ports::clock::{Clock, Instant};
 use crate::ports::network::Network;
@@ -161,6 +162,8 @@ impl Host {
             pace,
             fatal: fatal.clone(),
             compact_at: None,
+            compact_rev: 0,
+            compacting_since: None,
         };
         let consensus = ConsensusThread {
             consensus,
@@ -369,6 +372,7 @@ impl LogThread {
             self.wal.sync()?;
             self.last_sync = started.elapsed();
             METRICS.wal_fsync_seconds.observe(self.last_sync.as_secs_f64());
+            METRICS.wal_written_bytes.set(self.wal.written_bytes() as i64);
             self.synced_entries = entries;
             self.consensus.consensus(Input::Persisted(number));
             self.order_spare();
@@ -419,6 +423,9 @@ struct ApplyThread {
     pace: Pace,
     fatal: Fatal,
     compact_at: Option<StdInstant>,
+    /// The last compaction that was seen, and when its work began.
+    compact_rev: i64,
+    compacting_since: Option<StdInstant>,
 }
 
 impl ApplyThread {
@@ -426,6 +433,8 @@ impl ApplyThread {
         for effect in first {
             self.carry_out(effect);
         }
+        // Whether a crash has left some of it, the first step finds out; it is no new one.
+        self.compacting_since = None;
         let mut commit_at = StdInstant::now() + self.pace.commit;
         let mut waiting = Vec::new();
         loop {
@@ -448,24 +457,12 @@ impl ApplyThread {
                 inputs.push(apply::Input::Commit);
                 commit_at = now + self.pace.commit;
             }
+            if !inputs.is_empty() {
+                self.step(inputs);
+            }
             if self.compact_at.is_some_and(|at| now >= at) {
-                self.compact_at = None;
-                inputs.push(apply::Input::CompactStep);
+                self.compact();
             }
-            let mut replies = Vec::new();
-            let started = StdInstant::now();
-            let effects = self.applier.step(inputs);
-            if started.elapsed() > SLOW_APPLY {
-                METRICS.slow_apply.inc();
-            }
-            for effect in effects {
-                match effect {
-                    // They come last, and leave together.
-                    apply::Effect::Reply(reply) => replies.push(reply),
-                    effect => self.carry_out(effect),
-                }
-            }
-            self.node.replies(replies);
             if stop {
                 // The backend finishes the batch it was just given; what is not in it is in the write-ahead log.
                 return;
@@ -473,12 +470,50 @@ impl ApplyThread {
         }
     }
 
+    fn step(&mut self, inputs: Vec<apply::Input>) {
+        let mut replies = Vec::new();
+        let started = StdInstant::now();
+        let effects = self.applier.step(inputs);
+        if started.elapsed() > SLOW_APPLY {
+            METRICS.slow_apply.inc();
+        }
+        for effect in effects {
+            match effect {
+                // They come last, and leave together.
+                apply::Effect::Reply(reply) => replies.push(reply),
+                effect => self.carry_out(effect),
+            }
+        }
+        self.node.replies(replies);
+    }
+
+    /// A piece of compaction; the machine asks for the next one while there is more to do.
+    fn compact(&mut self) {
+        self.compact_at = None;
+        let started = StdInstant::now();
+        self.step(vec![apply::Input::CompactStep]);
+        if self.compact_at.is_some() {
+            METRICS.compaction_paused(started.elapsed());
+        } else if let Some(since) = self.compacting_since.take() {
+            METRICS.compacted(since.elapsed());
+            let revision = self.compact_rev;
+            tracing::info!("compact-revision" = revision, took = ?since.elapsed(), "finished scheduled compaction");
+        }
+    }
+
     fn carry_out(&mut self, effect: apply::Effect) {
         use apply::Effect;
         match effect {
-            Effect::Leases(changes) => self.node.leases_changed(&changes),
+            Effect::Leases(changes) => {
+                METRICS.leases_changed(&changes);
+                self.node.leases_changed(&changes);
+            }
             Effect::Publish { view, changes } => {
                 METRICS.applied(&changes);
+                if view.compact_rev() > self.compact_rev {
+                    self.compact_rev = view.compact_rev();
+                    self.compacting_since.get_or_insert_with(StdInstant::now);
+                }
                 self.node.publish(view, changes);
             }
             Effect::Applied { index, .. } => self.consensus.consensus(Input::Applied(index)),
@@ -486,6 +521,7 @@ impl ApplyThread {
             Effect::Membership(membership) => self.node.set_membership(membership),
             Effect::Reply(reply) => self.node.replies([reply]),
             Effect::Commit(batch) => {
+                METRICS.compacted_rows.inc_by(batch.compacted_rows());
                 let _ = self.backend.send(batch);
             }
             Effect::StoreDurable(index) => self.consensus.consensus(Input::StoreDurable(index)),

@@ -64,7 +64,6 @@ impl Leases {
     }
 
     /// How many leases there are, and what happened to leases since the start: for the metrics.
-    #[allow(dead_code, reason = "the pages of metrics read it")]
     pub fn counts(&self) -> (usize, Counts) {
         let keeper = self.keeper.lock();
         (keeper.len(), keeper.counts())

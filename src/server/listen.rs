@@ -8,23 +8,29 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, Sleep};
+use tower::util::MapRequest;
 
+use super::api::Unfinished;
 use super::authority::Rewriter;
 use super::buffered::Buffered;
 use super::config::{Config, Url};
 use super::log::errno_text;
 use super::peer;
+use super::pings::Pings;
 use super::workers::Workers;
 
 /// Connections that may wait for `accept`; the kernel caps it at `net.core.somaxconn`.
@@ -33,14 +39,27 @@ const BACKLOG: u32 = 4096;
 const OPENING_LIMIT: Duration = Duration::from_secs(10);
 /// HTTP/1: the time for a request's head, and the time an idle connection is kept.
 const HEADER_LIMIT: Duration = Duration::from_secs(60);
+/// HTTP/1; hyper's own limit is 100, Go's is one of bytes only.
+const MAX_HEADERS: usize = 1_000;
 /// Room for tokens and tracing headers, far below what could hurt.
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
 /// One stream may have this much in flight, so that one large put needs no round trip for window updates ...
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 /// ... and one connection this much, whatever its number of streams.
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// What a stream's client has not taken yet waits here; more of it waits where it is counted (`api/long`, watches).
+const STREAM_UNSENT_BYTES: usize = 64 * 1024;
+/// What gRPC's Go servers do unless they are told otherwise, and the least they do.
+const GRPC_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
+const GRPC_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+const GRPC_PING_MIN_TIME: Duration = Duration::from_secs(5 * 60);
+const MIN_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a client that pinged too often has to read why it must go.
+const FAREWELL: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How often it is said that there are too many connections.
+const FULL_WARNING_EVERY: Duration = Duration::from_secs(60);
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// `--socket-reuse-port`; `--socket-reuse-address` is always on, as Go has it for every listener.
@@ -52,10 +71,13 @@ pub struct SocketOptions {
 /// How connections are served and how a stop ends.
 #[derive(Clone, Copy, Debug)]
 pub struct ServeOptions {
+    /// On all listeners that are served together.
+    pub max_connections: usize,
     pub max_concurrent_streams: u32,
-    /// `None`: never ping.
-    pub keepalive_interval: Option<Duration>,
+    pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
+    /// What a client has to leave between two pings.
+    pub ping_min_time: Duration,
     /// How long requests in flight may take after a stop.
     pub drain: Duration,
 }
@@ -66,15 +88,23 @@ impl From<&Config> for SocketOptions {
     }
 }
 
-impl From<&Config> for ServeOptions {
-    fn from(config: &Config) -> ServeOptions {
-        let interval = config.grpc_keepalive_interval_ms;
-        // gRPC's own default stands in for "no limit": an unanswered ping has to end some time.
-        let timeout = if config.grpc_keepalive_timeout_ms == 0 { 20_000 } else { config.grpc_keepalive_timeout_ms };
+impl ServeOptions {
+    pub fn new(config: &Config, max_connections: usize) -> ServeOptions {
+        let (interval, timeout) = match (config.grpc_keepalive_interval_ms, config.grpc_keepalive_timeout_ms) {
+            // As in etcd: without either of them both are gRPC's own.
+            (0, _) | (_, 0) => (GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT),
+            (interval, timeout) => (Duration::from_millis(interval), Duration::from_millis(timeout)),
+        };
+        let ping_min_time = match config.grpc_keepalive_min_time_ms {
+            0 => GRPC_PING_MIN_TIME,
+            min_time => Duration::from_millis(min_time),
+        };
         ServeOptions {
+            max_connections,
             max_concurrent_streams: config.max_concurrent_streams,
-            keepalive_interval: (interval > 0).then(|| Duration::from_millis(interval)),
-            keepalive_timeout: Duration::from_millis(timeout),
+            keepalive_interval: interval.max(MIN_KEEPALIVE_INTERVAL),
+            keepalive_timeout: timeout,
+            ping_min_time,
             drain: Duration::from_secs(1),
         }
     }
@@ -142,8 +172,10 @@ pub async fn serve(
 ) {
     // Every task holds the sender; `recv` answers `None` when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let slots = Arc::new(Semaphore::new(options.max_connections));
     for listener in listeners {
-        tokio::spawn(accept_loop(listener, app.clone(), options, workers.clone(), shutdown.clone(), alive.clone()));
+        let (app, slots, workers) = (app.clone(), slots.clone(), workers.clone());
+        tokio::spawn(accept_loop(listener, app, options, slots, workers, shutdown.clone(), alive.clone()));
     }
     drop(alive);
     all_gone.recv().await;
@@ -153,6 +185,7 @@ async fn accept_loop(
     listener: Listener,
     app: Router,
     options: ServeOptions,
+    slots: Arc<Semaphore>,
     workers: Workers,
     shutdown: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
@@ -161,13 +194,28 @@ async fn accept_loop(
     let connection = || Connection {
         app: app.clone(),
         builder: builder.clone(),
-        drain: options.drain,
+        options,
         shutdown: shutdown.clone(),
         _alive: alive.clone(),
     };
     let mut stop = shutdown.clone();
     let mut pause = ACCEPT_PAUSE_MIN;
+    let mut warned: Option<Instant> = None;
     loop {
+        // Those that come when all slots are taken wait in the kernel's queue.
+        if slots.available_permits() == 0 && warned.is_none_or(|at| at.elapsed() >= FULL_WARNING_EVERY) {
+            warned = Some(Instant::now());
+            tracing::warn!(
+                address = listener.address(),
+                connections = options.max_connections,
+                "as many connections are open as the limit of open files allows; new ones wait"
+            );
+        }
+        let slot = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            slot = slots.clone().acquire_owned() => slot,
+        };
         let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return,
@@ -180,8 +228,9 @@ async fn accept_loop(
                 workers.spawn(async move {
                     // A socket belongs to the runtime it was registered with.
                     if let Ok(stream) = stream.adopt() {
-                        connection.run(Opening::new(stream)).await;
+                        connection.run(stream).await;
                     }
+                    drop(slot);
                 });
             }
             Err(e) if is_one_connections_fault(&e) => {}
@@ -236,13 +285,14 @@ fn is_one_connections_fault(error: &io::Error) -> bool {
 
 fn http_builder(options: ServeOptions) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).max_headers(MAX_HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(options.max_concurrent_streams)
+        .max_send_buf_size(STREAM_UNSENT_BYTES)
         .max_header_list_size(MAX_HEADER_BYTES)
         .keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout);
@@ -253,14 +303,21 @@ fn http_builder(options: ServeOptions) -> Builder<TokioExecutor> {
 struct Connection {
     app: Router,
     builder: Builder<TokioExecutor>,
-    drain: Duration,
+    options: ServeOptions,
     shutdown: watch::Receiver<bool>,
     _alive: mpsc::Sender<()>,
 }
 
 impl Connection {
-    async fn run(mut self, io: Opening) {
-        let service = TowerToHyperService::new(self.app);
+    async fn run(mut self, stream: Stream) {
+        let io = Opening::new(stream, self.options.ping_min_time);
+        // Requests of one connection share what its unfinished messages may hold.
+        let unfinished = Unfinished::of_connection();
+        let service = MapRequest::new(self.app, move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(unfinished.clone());
+            request
+        });
+        let service = TowerToHyperService::new(service);
         let serving = self.builder.serve_connection_with_upgrades(TokioIo::new(Buffered::new(io)), service);
         tokio::pin!(serving);
         tokio::select! {
@@ -270,7 +327,7 @@ impl Connection {
             _ = self.shutdown.wait_for(|stop| *stop) => {}
         }
         serving.as_mut().graceful_shutdown();
-        let _ = tokio::time::timeout(self.drain, serving).await;
+        let _ = tokio::time::timeout(self.options.drain, serving).await;
     }
 }
 
@@ -349,24 +406,69 @@ enum Stream {
 struct Opening {
     stream: Stream,
     speaks: Speaks,
+    ping_min_time: Duration,
 }
 
 /// What the bytes so far say.
 enum Speaks {
-    Nothing { seen: usize, deadline: Pin<Box<Sleep>> },
+    Nothing {
+        seen: usize,
+        deadline: Pin<Box<Sleep>>,
+    },
     Http1,
-    Http2(Rewriter),
+    Http2(Box<(Rewriter, Pings)>),
+    /// A client that pinged too often is told so, and what it sends is passed over.
+    Farewell(Pin<Box<Sleep>>),
 }
 
 impl Opening {
-    fn new(stream: Stream) -> Opening {
+    fn new(stream: Stream, ping_min_time: Duration) -> Opening {
         let deadline = Box::pin(tokio::time::sleep_until(Instant::now() + OPENING_LIMIT));
-        Opening { stream, speaks: Speaks::Nothing { seen: 0, deadline } }
+        Opening { stream, speaks: Speaks::Nothing { seen: 0, deadline }, ping_min_time }
+    }
+
+    /// The pings of the last read were too many, and h2 has answered them: says so, and closes. Of the way out nothing
+    /// is waited for: a client that does not read what it is sent learns no reason.
+    fn dismiss(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Speaks::Http2(speaks) = &self.speaks else { return Ok(()) };
+        if !speaks.1.are_too_many() {
+            return Ok(());
+        }
+        let goaway = speaks.1.goaway().ok_or(io::ErrorKind::ConnectionAborted)?;
+        if self.stream.poll_write(cx, &goaway)?.is_pending() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let _ = self.stream.poll_shutdown(cx)?;
+        self.speaks = Speaks::Farewell(Box::pin(tokio::time::sleep(FAREWELL)));
+        Ok(())
+    }
+}
+
+impl Stream {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }
 
 impl Speaks {
-    fn read(&mut self, mut bytes: &mut [u8]) {
+    fn read(&mut self, mut bytes: &mut [u8], ping_min_time: Duration) {
         if let Speaks::Nothing { seen, .. } = self {
             let expected = &HTTP2_PREFACE[*seen..];
             let compared = bytes.len().min(expected.len());
@@ -374,25 +476,37 @@ impl Speaks {
             if bytes[..compared] != expected[..compared] {
                 *self = Speaks::Http1;
             } else if *seen == HTTP2_PREFACE.len() {
-                *self = Speaks::Http2(Rewriter::default());
+                *self = Speaks::Http2(Box::new((Rewriter::default(), Pings::new(ping_min_time))));
                 bytes = &mut bytes[compared..];
             }
         }
-        if let Speaks::Http2(rewriter) = self {
-            rewriter.feed(bytes);
+        if let Speaks::Http2(speaks) = self {
+            let (rewriter, pings) = &mut **speaks;
+            rewriter.feed_and_tell(bytes, |head| pings.received(head));
         }
     }
 }
 
 impl AsyncRead for Opening {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.dismiss(cx)?;
         let before = buf.filled().len();
-        let polled = match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
-        match &mut self.speaks {
-            speaks if polled.is_ready() => speaks.read(&mut buf.filled_mut()[before..]),
+        let polled = this.stream.poll_read(cx, buf);
+        match &mut this.speaks {
+            Speaks::Farewell(deadline) => {
+                let ended = polled.is_ready() && buf.filled().len() == before;
+                if ended || deadline.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                }
+                buf.set_filled(before);
+                if polled.is_ready() {
+                    // There may be more, and the next read is to find it.
+                    cx.waker().wake_by_ref();
+                }
+                return Poll::Pending;
+            }
+            speaks if polled.is_ready() => speaks.read(&mut buf.filled_mut()[before..], this.ping_min_time),
             Speaks::Nothing { deadline, .. } => {
                 if deadline.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -404,43 +518,26 @@ impl AsyncRead for Opening {
     }
 }
 
+/// Never vectored: [`Buffered`] writes into it.
 impl AsyncWrite for Opening {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let Speaks::Farewell(_) = this.speaks {
+            return Poll::Ready(Ok(buf.len()));
         }
+        let written = this.stream.poll_write(cx, buf);
+        if let (Speaks::Http2(speaks), Poll::Ready(Ok(count))) = (&mut this.speaks, &written) {
+            speaks.1.sent(&buf[..*count]);
+        }
+        written
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
+    /// A socket keeps nothing back.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.is_write_vectored(),
-            Stream::Unix(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().stream.poll_shutdown(cx)
     }
 }

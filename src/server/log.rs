@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -104,8 +105,38 @@ impl FromStr for LogFormat {
 pub fn init(config: &LogConfig) -> Result<(), String> {
     let sinks = config.outputs.iter().map(Sink::open).collect::<Result<Vec<_>, _>>()?;
     // The only failure is "already set": the logger that is there goes on.
-    let _ = tracing::subscriber::set_global_default(Zap { level: config.level, format: config.format, sinks });
+    LEVEL.store(config.level as u8, Ordering::Relaxed);
+    let _ = tracing::subscriber::set_global_default(Zap { format: config.format, sinks });
     Ok(())
+}
+
+/// Changes the level while the process runs. The line that says so is at home in the more talkative of the two.
+pub fn set_level(level: LogLevel) {
+    let say = || tracing::info!(level = level_name(level), "changed the log level");
+    let is_talkative = LogLevel::now() <= LogLevel::Info;
+    if is_talkative {
+        say();
+    }
+    LEVEL.store(level as u8, Ordering::Relaxed);
+    // Every place that logs keeps whether anybody listens.
+    tracing::callsite::rebuild_interest_cache();
+    if !is_talkative {
+        say();
+    }
+}
+
+/// A [`LogLevel`]: asked when a place logs for the first time, and again when it has changed.
+static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Info as u8);
+
+impl LogLevel {
+    const ALL: [LogLevel; 6] = {
+        use LogLevel::*;
+        [Debug, Info, Warn, Error, Panic, Fatal]
+    };
+
+    fn now() -> LogLevel {
+        LogLevel::ALL[usize::from(LEVEL.load(Ordering::Relaxed))]
+    }
 }
 
 /// A value that appears in the line as JSON, not as a string: `"urls" = ?log::json(&urls)`.
@@ -187,7 +218,6 @@ pub fn errno_text(error: &std::io::Error) -> String {
 }
 
 struct Zap {
-    level: LogLevel,
     format: LogFormat,
     sinks: Vec<Sink>,
 }
@@ -196,7 +226,7 @@ impl Zap {
     fn wants(&self, meta: &Metadata<'_>) -> bool {
         // Below "warn" only our own lines: at "debug" the HTTP stack would drown them.
         let ours = meta.target().starts_with("lockstep") || matches!(meta.target(), FATAL | RAFT);
-        meta.is_event() && severity(meta) >= self.level && (ours || *meta.level() <= Level::WARN)
+        meta.is_event() && severity(meta) >= LogLevel::now() && (ours || *meta.level() <= Level::WARN)
     }
 }
 
@@ -210,7 +240,7 @@ impl Subscriber for Zap {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(match self.level {
+        Some(match LogLevel::now() {
             LogLevel::Debug => LevelFilter::DEBUG,
             LogLevel::Info => LevelFilter::INFO,
             LogLevel::Warn => LevelFilter::WARN,

@@ -1,5 +1,6 @@
 //! The asynchronous shell: drives one member with a real clock, real sockets and real files.
 
+mod apart;
 mod api;
 mod attend;
 pub mod authority;
@@ -8,6 +9,7 @@ pub mod config;
 mod desk;
 pub mod disk;
 mod faces;
+mod files;
 mod host;
 pub mod http;
 mod leases;
@@ -17,6 +19,8 @@ pub mod metrics;
 pub mod node;
 pub mod peer;
 mod peers;
+mod pings;
+mod profile;
 mod run;
 pub mod start;
 mod watching;

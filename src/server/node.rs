@@ -36,6 +36,8 @@ pub struct Node {
     /// A marshalled request may be no larger.
     pub max_request_bytes: usize,
     pub request_timeout: Duration,
+    /// Streams that want a leader end when there has been none for so long.
+    leaderless: Duration,
     pub(super) mailbox: Mailbox,
     pub(super) leases: Leases,
     clock: RealClock,
@@ -88,6 +90,7 @@ pub(super) struct Parts {
     pub epoch: u64,
     pub max_request_bytes: usize,
     pub request_timeout: Duration,
+    pub leaderless: Duration,
     pub mailbox: Mailbox,
     pub leases: Leases,
     pub clock: RealClock,
@@ -105,6 +108,7 @@ impl Node {
             cluster_id: parts.cluster_id,
             max_request_bytes: parts.max_request_bytes,
             request_timeout: parts.request_timeout,
+            leaderless: parts.leaderless,
             mailbox: parts.mailbox,
             leases: parts.leases,
             clock: parts.clock,
@@ -212,6 +216,18 @@ impl Node {
 
     pub fn watch_leader(&self) -> watch::Receiver<u64> {
         self.leader.subscribe()
+    }
+
+    /// Returns when this member has known no leader for so long that it gives streams up which want one.
+    pub async fn leaderless(&self) {
+        let mut leader = self.watch_leader();
+        loop {
+            // The sender is this node's own.
+            let _ = leader.wait_for(|id| *id == 0).await;
+            if tokio::time::timeout(self.leaderless, leader.wait_for(|id| *id != 0)).await.is_err() {
+                return;
+            }
+        }
     }
 
     pub fn watch_stopping(&self) -> watch::Receiver<bool> {

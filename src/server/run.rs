@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::config::Config;
 use super::config::urls::strings;
 use super::disk::{DirLock, RealDisk};
+use super::files::{self, Connections};
 use super::host::{self, Host, Inbox, Mailbox, MemberParts, Pace, RealClock};
 use super::http::access::Access;
 use super::leases::Leases;
@@ -49,6 +50,7 @@ const LEADERLESS_ELECTIONS: u64 = 3;
 /// Runs a server until a signal ends it. The error says why it could not start, or go on.
 pub fn run(config: Config) -> Result<(), String> {
     let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
+    let connections = files::connections()?;
     let (mailbox, inbox) = host::mailbox();
     let clock = RealClock::start();
     let workers = Workers::start(cores).map_err(|e| format!("starting the threads that serve clients: {e}"))?;
@@ -56,7 +58,7 @@ pub fn run(config: Config) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("starting the thread that serves peers: {e}"))?;
-    let stopped = runtime.block_on(serve(config, Shell { workers, mailbox, inbox, clock }));
+    let stopped = runtime.block_on(serve(config, Shell { workers, connections, mailbox, inbox, clock }));
     // What is left (connections that would not drain) does not hold up the stop.
     runtime.shutdown_background();
     die_of(stopped?);
@@ -66,6 +68,7 @@ pub fn run(config: Config) -> Result<(), String> {
 /// What is there before the member is.
 struct Shell {
     workers: Workers,
+    connections: Connections,
     mailbox: Mailbox,
     inbox: Inbox,
     clock: RealClock,
@@ -73,7 +76,7 @@ struct Shell {
 
 /// Returns the signal that ended it.
 async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
-    let workers = shell.workers.clone();
+    let (workers, connections) = (shell.workers.clone(), shell.connections);
     let sockets = SocketOptions::from(&config);
     info!("listen-peer-urls" = ?log::json(&strings(&config.listen_peer_urls)), "configuring peer listeners");
     let peer_listeners = Listener::bind_all(&config.listen_peer_urls, sockets)?;
@@ -101,8 +104,9 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
     for listener in &metrics_listeners {
         info!(address = %listener.address(), "serving metrics");
     }
-    let metrics = metrics_pages(&config, node).fallback(http::fallback);
-    let metrics = listen::serve(metrics_listeners, metrics, (&config).into(), workers.clone(), peer_stop.clone());
+    let metrics = metrics_pages(&config, &member).fallback(http::fallback);
+    let options = ServeOptions::new(&config, connections.metrics);
+    let metrics = listen::serve(metrics_listeners, metrics, options, workers.clone(), peer_stop.clone());
     tokio::spawn(metrics);
     tokio::spawn(follow_membership(node.clone(), member.transport.clone()));
     tokio::spawn(attend::log_cluster_version(node.clone()));
@@ -127,8 +131,8 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
                 info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
             }
             let (stop_clients, clients_stopping) = watch::channel(false);
-            let app = client_faces(&config, node);
-            let options = ServeOptions { drain: DRAIN_LIMIT, ..ServeOptions::from(&config) };
+            let app = client_faces(&config, &member);
+            let options = ServeOptions { drain: DRAIN_LIMIT, ..ServeOptions::new(&config, connections.clients) };
             let clients = tokio::spawn(listen::serve(client_listeners, app, options, workers, clients_stopping));
             notify_init_daemon();
             let signal = signals.next().await;
@@ -147,14 +151,18 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
 }
 
 /// Everything that the client port answers.
-fn client_faces(config: &Config, node: &Arc<Node>) -> Router {
+fn client_faces(config: &Config, member: &Running) -> Router {
+    let node = &member.node;
     let services = api::router(node.clone(), config.max_txn_ops as usize);
-    let mut pages = metrics_pages(config, node).merge(http::debug::vars(node.clone()));
-    if config.enable_pprof {
+    let mut pages = metrics_pages(config, member).merge(http::debug::vars(node.clone()));
+    pages = pages.merge(http::config::router());
+    if config.enable_pprof || config.log.level == log::LogLevel::Debug {
         pages = pages.merge(http::debug::pprof());
     }
     if config.enable_grpc_gateway {
-        pages = pages.merge(http::gateway::router(services.clone(), api::max_message_bytes(node)));
+        // With the words of gRPC for a service that is not there.
+        let called = services.clone().fallback(http::fallback);
+        pages = pages.merge(http::gateway::router(called, api::max_message_bytes(node)));
     }
     let access = Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() };
     let nobodys = http::guarded(Router::new().fallback(http::fallback), access.clone());
@@ -162,11 +170,12 @@ fn client_faces(config: &Config, node: &Arc<Node>) -> Router {
 }
 
 /// What the listeners of `--listen-metrics-urls` answer, too.
-fn metrics_pages(config: &Config, node: &Arc<Node>) -> Router {
+fn metrics_pages(config: &Config, member: &Running) -> Router {
+    let Running { node, transport, .. } = member;
     if config.extensive_metrics {
         METRICS.be_extensive();
     }
-    http::router(node.clone(), node.request_timeout).merge(http::metrics::router(node.clone()))
+    http::router(node.clone(), node.request_timeout).merge(http::metrics::router(node.clone(), transport.clone()))
 }
 
 /// The data directory, and the log's where it is another one.
@@ -307,7 +316,7 @@ struct Running {
 
 impl Running {
     fn start(config: &Config, mut booted: Booted, shell: Shell) -> Running {
-        let Shell { workers, mailbox, inbox, clock } = shell;
+        let Shell { workers, connections, mailbox, inbox, clock } = shell;
         let first = booted.applier.start();
         let view =
             first.iter().find_map(|e| if let Effect::Publish { view, .. } = e { Some(view.clone()) } else { None });
@@ -318,6 +327,7 @@ impl Running {
             epoch: booted.epoch,
             max_request_bytes: config.max_request_bytes as usize,
             request_timeout: REQUEST_TIMEOUT + Duration::from_millis(2 * config.election_ms),
+            leaderless: Duration::from_millis(LEADERLESS_ELECTIONS * config.election_ms),
             mailbox: mailbox.clone(),
             leases: Leases::new(config.election_ms, config.heartbeat_ms),
             clock,
@@ -340,6 +350,7 @@ impl Running {
                 min_cluster_version: "3.0.0".to_owned(),
                 peer_urls: strings(&config.initial_advertise_peer_urls),
                 max_message_bytes: peer::DEFAULT_MAX_MESSAGE_BYTES,
+                max_connections: connections.peers,
             },
             handler,
         );

@@ -22,7 +22,7 @@ use super::host::RealClock;
 use super::node::Node;
 use crate::member::apply::Change;
 use crate::member::error::EtcdError;
-use crate::member::watch::{Effect, Input, Options, Response, StreamId, Totals, Watchers};
+use crate::member::watch::{Effect, Input, Options, Response, StreamId, Totals, Watchers, What};
 use crate::mvcc::View;
 use crate::mvcc::read::Read;
 use crate::ports::clock::{Clock, Instant};
@@ -63,6 +63,18 @@ struct State {
     is_catch_up_due: bool,
     leaderless_since: Option<Instant>,
     is_stopped: bool,
+    sent_events: u64,
+    pending_events: u64,
+}
+
+/// What is going on, for `/metrics`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Served {
+    pub totals: Totals,
+    /// Events handed to connections, each as often as it was sent.
+    pub sent_events: u64,
+    /// Events that wait for a connection to take them.
+    pub pending_events: u64,
 }
 
 /// What a stream will be sent.
@@ -72,6 +84,8 @@ struct Outbox {
     end: Option<End>,
     waker: Option<Waker>,
     wants_leader: bool,
+    /// Events among the responses.
+    events: u64,
 }
 
 /// Why a stream ends before its client wants it to.
@@ -110,6 +124,8 @@ impl Watching {
             is_catch_up_due: false,
             leaderless_since: None,
             is_stopped: false,
+            sent_events: 0,
+            pending_events: 0,
         };
         let watching = Watching {
             state: Mutex::new(state),
@@ -164,7 +180,8 @@ impl Watching {
 
     pub fn close(&self, stream: StreamId) {
         let mut state = self.state.lock();
-        state.outboxes.remove(&stream);
+        let unsent = state.outboxes.remove(&stream).map_or(0, |outbox| outbox.events);
+        state.pending_events -= unsent;
         state.step(self, self.clock.now(), Input::Close { stream });
         if state.outboxes.is_empty() {
             self.is_subscribed.store(false, Ordering::Relaxed);
@@ -194,11 +211,16 @@ impl Watching {
             return Taken::Nothing;
         }
         std::mem::swap(&mut outbox.responses, into);
+        let events = std::mem::take(&mut outbox.events);
+        state.sent_events += events;
+        state.pending_events -= events;
         Taken::Some
     }
 
-    pub fn totals(&self) -> Totals {
-        self.state.lock().watchers.totals()
+    pub fn served(&self) -> Served {
+        let state = self.state.lock();
+        let State { sent_events, pending_events, .. } = *state;
+        Served { totals: state.watchers.totals(), sent_events, pending_events }
     }
 
     /// Ends all streams; none is opened any more. From any thread.
@@ -270,6 +292,11 @@ impl State {
             match effect {
                 Effect::Send { stream, response } => {
                     if let Some(outbox) = self.outboxes.get_mut(&stream) {
+                        if let What::Events { events, .. } = &response.what {
+                            let count = events.list().len() as u64;
+                            outbox.events += count;
+                            self.pending_events += count;
+                        }
                         outbox.responses.push_back(response);
                         outbox.wake();
                     }
@@ -309,12 +336,16 @@ impl Node {
     }
 
     /// All threads together.
-    pub fn watch_totals(&self) -> Totals {
-        self.watching.iter().map(|watching| watching.totals()).fold(Totals::default(), |a, b| Totals {
-            streams: a.streams + b.streams,
-            watchers: a.watchers + b.watchers,
-            behind: a.behind + b.behind,
-            queued_bytes: a.queued_bytes + b.queued_bytes,
+    pub fn watch_totals(&self) -> Served {
+        self.watching.iter().map(|watching| watching.served()).fold(Served::default(), |a, b| Served {
+            totals: Totals {
+                streams: a.totals.streams + b.totals.streams,
+                watchers: a.totals.watchers + b.totals.watchers,
+                behind: a.totals.behind + b.totals.behind,
+                queued_bytes: a.totals.queued_bytes + b.totals.queued_bytes,
+            },
+            sent_events: a.sent_events + b.sent_events,
+            pending_events: a.pending_events + b.pending_events,
         })
     }
 }

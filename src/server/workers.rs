@@ -3,7 +3,7 @@
 //! A work-stealing runtime wakes a connection's task right after each of its requests ends, which writes every answer
 //! with a system call of its own. In a single-threaded one the tasks that a batch of answers woke all run before the
 //! connection does, so the batch leaves in one write; `docs/ARCHITECTURE.md` has the measurement. Nothing here may
-//! block for long: what may take its time goes to [`tokio::task::spawn_blocking`].
+//! block for long: what may take its time goes to [`apart`].
 
 use std::future::Future;
 use std::io;
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 
+use super::apart;
 use super::desk::{Desk, MAX_DESKS};
 use super::host::{Mailbox, RealClock};
 use super::node::Node;
@@ -35,7 +36,7 @@ impl Workers {
         let (alive, gone) = watch::channel(());
         let mut handles = Vec::with_capacity(count);
         for number in 1..=count.max(1) {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let runtime = Builder::new_current_thread().max_blocking_threads(apart::MOST).enable_all().build()?;
             handles.push(runtime.handle().clone());
             let mut gone = gone.clone();
             std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {

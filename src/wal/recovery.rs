@@ -100,6 +100,7 @@ impl Wal {
             spares,
             preparation: Arc::default(),
             buffer: Vec::new(),
+            written: 0,
             failed: None,
             disk,
         };

@@ -65,6 +65,8 @@ pub struct Wal {
     pub(super) spares: Vec<String>,
     pub(super) preparation: Arc<Preparation>,
     pub(super) buffer: Vec<u8>,
+    /// Bytes written since the log was opened.
+    pub(super) written: u64,
     pub(super) failed: Option<String>,
 }
 
@@ -113,6 +115,7 @@ impl Wal {
             spares: listing.spares,
             preparation: Arc::default(),
             buffer: Vec::new(),
+            written: 0,
             failed: None,
             disk,
         })
@@ -142,6 +145,11 @@ impl Wal {
 
     pub fn last_index(&self) -> u64 {
         self.index.read().last
+    }
+
+    /// How many bytes of records were written since the log was opened.
+    pub fn written_bytes(&self) -> u64 {
+        self.written
     }
 
     /// Appends in one write, in this order: the entries, the hard state. Entries follow each other without a gap; the
@@ -386,6 +394,7 @@ impl Wal {
     fn write(&mut self, end: Position) -> Result<(), Error> {
         let result = self.file.write_at(self.at.offset, &self.buffer).map_err(Error::io("write", &self.path));
         self.keep(result)?;
+        self.written += self.buffer.len() as u64;
         self.at = end;
         if self.buffer.capacity() > BUFFER_KEPT_BYTES {
             self.buffer = Vec::new();

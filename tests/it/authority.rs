@@ -197,8 +197,10 @@ fn a_server_takes_every_endpoint() {
     let listener = Listener::bind(&url, SocketOptions::default()).unwrap();
     let address = listener.address().to_string();
     let options = ServeOptions {
+        max_connections: 100,
         max_concurrent_streams: u32::MAX,
-        keepalive_interval: None,
+        keepalive_interval: Duration::from_secs(7_200),
+        ping_min_time: Duration::from_secs(5),
         keepalive_timeout: Duration::from_secs(20),
         drain: Duration::from_millis(100),
     };

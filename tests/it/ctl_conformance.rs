@@ -179,12 +179,22 @@ fn bash_completes_commands_and_flags() {
     let links = tempfile::tempdir().unwrap();
     let program = our_etcdctl(links.path());
     let complete = |line: &str| {
-        let words = line.split(' ').map(|word| format!("'{word}'")).collect::<Vec<_>>();
+        // As bash splits: a run of its break characters is a word, and at the end of the line no empty one follows.
+        let mut words: Vec<String> = Vec::new();
+        for word in line.split(' ') {
+            let runs = word.as_bytes().chunk_by(|a, b| b"=:@".contains(a) == b"=:@".contains(b));
+            let before = words.len();
+            words.extend(runs.map(|run| format!("'{}'", String::from_utf8_lossy(run))));
+            if words.len() == before {
+                words.push("''".to_owned());
+            }
+        }
         let script = format!(
-            "source <(etcdctl completion bash); COMP_WORDS=({}); COMP_CWORD={}; _etcdctl; echo \"${{COMPREPLY[@]}}\"; \
-             complete -p etcdctl",
+            "source <(etcdctl completion bash); COMP_WORDS=({}); COMP_CWORD={}; COMP_LINE='{line}'; COMP_POINT={}; \
+             _etcdctl; echo \"${{COMPREPLY[@]}}\"; complete -p etcdctl",
             words.join(" "),
-            words.len() - 1
+            words.len() - 1,
+            line.len()
         );
         let path = format!("{}:/usr/bin:/bin", links.path().display());
         let output = Command::new("bash").args(["-c", &script]).env("PATH", path).output().unwrap();
@@ -201,6 +211,15 @@ fn bash_completes_commands_and_flags() {
         ("etcdctl get --sort-by VE", "VERSION"),
         ("etcdctl -w = js", "json"),
         ("etcdctl put key ", ""),
+        ("etcdctl --endpoints 127.0.0.1:2379 le", "lease"),
+        ("etcdctl --endpoints=localhost le", "lease"),
+        ("etcdctl --endpoints=http://a:1,http://[::1]:2  lease keep", "keep-alive"),
+        ("etcdctl --endpoints= le", "lease"),
+        ("etcdctl --endpoints a:1 --write-out=table endpoint he", "health"),
+        ("etcdctl get --order=D", "DESCEND"),
+        ("etcdctl get --order=", "ASCEND DESCEND"),
+        ("etcdctl get a@b --ord", "--order"),
+        ("etcdctl put a: --prev", "--prev-kv"),
     ];
     for (line, choices) in cases {
         assert_eq!(complete(line), choices, "{line}");
@@ -266,6 +285,23 @@ fn lockstepctl_checks_as_etcdctl_does() {
         (theirs.join().unwrap(), ours)
     });
     assert_eq!(theirs, ours);
+}
+
+/// The verdict comes, though our server does not defragment yet.
+#[test]
+fn a_check_says_its_verdict_when_the_store_is_not_defragmented() {
+    let links = tempfile::tempdir().unwrap();
+    let program = our_etcdctl(links.path());
+    let server = Server::start(Path::new(env!("CARGO_BIN_EXE_lockstepd")), &[]);
+    let said = speak(&program, &server, "check datascale --auto-defrag");
+    let text = String::from_utf8(said.stdout).unwrap();
+    let [.., defragmenting, refused, verdict] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+    let endpoint = format!("{:?}", server.address);
+    assert_eq!(defragmenting, format!("Defragmenting {endpoint}"));
+    let is_refused = refused.starts_with(&format!("FAIL: {endpoint} was not defragmented: ERROR("));
+    assert!(is_refused && refused.contains("Defragment is not supported yet"), "{refused}");
+    assert!(verdict.starts_with("PASS: Approximate system memory used"), "{verdict}");
+    assert_eq!(said.code, Some(1));
 }
 
 /// A watch goes on at another member where it was cut off, and misses nothing; a lease is kept alive all the while.

@@ -2,17 +2,27 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Full};
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use lockstep::proto::etcdserverpb::PutRequest;
 use lockstep::proto::schema::{METHODS, Method};
-use tonic::Code;
+use tokio_stream::StreamExt;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
+use crate::util::client::Client;
 use crate::util::oracle::Etcd;
-use crate::util::process::{Cluster, Kind, http_get};
+use crate::util::process::{Cluster, Kind, Port, founder_flags, http_get};
+use crate::util::start::{command, lockstepd, run_to_end, start};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PING: u8 = 6;
@@ -158,6 +168,57 @@ fn nested_json(url: &str) -> Vec<TcpStream> {
     Vec::new()
 }
 
+/// A call whose message begins and never ends: `sent` bytes of one that says it has 1.5 MB.
+fn unfinished(sent: usize) -> http::Request<tonic::body::Body> {
+    let begun = [&[0][..], &1_500_000u32.to_be_bytes(), &vec![0x0a; sent]].concat();
+    let begun = tokio_stream::iter([Ok::<_, Status>(Frame::data(Bytes::from(begun)))]);
+    let body = tonic::body::Body::new(StreamBody::new(begun.chain(tokio_stream::pending())));
+    let mut request = http::Request::post("http://localhost/etcdserverpb.KV/Put").body(body).expect("a request");
+    request.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
+    request.headers_mut().insert("te", http::HeaderValue::from_static("trailers"));
+    request
+}
+
+/// 300 streams of one connection, 300 kB each.
+#[test]
+fn messages_that_are_not_finished_have_a_budget() {
+    let cluster = Cluster::start(Kind::Lockstepd, 1).expect("lockstepd is built");
+    let url = cluster.members[0].client_url();
+    let pid = cluster.members[0].pid().expect("it runs");
+    let before = resident_bytes(pid);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let endpoint = tonic::transport::Endpoint::from_shared(url.clone()).expect("a URL");
+    let channel = runtime.block_on(endpoint.connect()).expect("a connection");
+    let refused = Arc::new(AtomicUsize::new(0));
+    for _ in 0..300 {
+        let (mut channel, refused) = (channel.clone(), refused.clone());
+        runtime.spawn(async move {
+            std::future::poll_fn(|cx| tower::Service::poll_ready(&mut channel, cx)).await.expect("a connection");
+            let answer = tower::Service::call(&mut channel, unfinished(300_000)).await.expect("an answer");
+            let status = Status::from_header_map(answer.headers()).expect("a refusal");
+            assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "etcdserver: too many requests"));
+            refused.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+    // 64 MiB are 223 of them; the others are refused, each alone.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while refused.load(Ordering::Relaxed) < 70 {
+        assert!(Instant::now() < deadline, "{} refused", refused.load(Ordering::Relaxed));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let grown = resident_bytes(pid).saturating_sub(before);
+    println!("{} refused, resident memory grew by {} KiB", refused.load(Ordering::Relaxed), grown >> 10);
+    assert!(grown < MORE_MEMORY_BYTES, "{grown} bytes more");
+    assert!(refused.load(Ordering::Relaxed) < 90, "those within the budget go on");
+    let value = vec![1; 1 << 20];
+    let put = PutRequest { key: "k".into(), value: value.into(), ..Default::default() };
+    cluster.client(0).put(put.clone()).expect("another connection is served");
+    // Whoever goes gives back what he held, and the connection is as good as ever.
+    drop(runtime);
+    cluster.client(0).put(put).expect("a put");
+}
+
 #[test]
 fn rude_clients_leave_others_served() {
     let cluster = Cluster::start(Kind::Lockstepd, 1).expect("lockstepd is built");
@@ -192,6 +253,42 @@ fn rude_clients_leave_others_served() {
     }
     let log = cluster.members[0].log();
     assert!(!log.contains("panicked"), "{log}");
+}
+
+/// A member may open so many files, and is flooded with more connections: its log finds files all the same, and clients
+/// are served again as soon as there is room.
+#[test]
+fn connections_leave_the_log_its_files() {
+    const FILES: u64 = 220;
+    let dir = tempfile::tempdir().expect("a folder");
+    let (client, peer) = (Port::reserve(), Port::reserve());
+    let flags = founder_flags("m0", &dir.path().join("m0"), &client, &peer, &[format!("m0={}", peer.url())]);
+    let too_few = under_limit(100, &flags, dir.path());
+    let said = run_to_end(too_few).stderr;
+    assert!(said.contains("file descriptor limit[100] of etcd process is too low"), "{said}");
+
+    let mut server = start(under_limit(FILES, &flags, dir.path()));
+    let address = server.client_address();
+    let other = Client::connect(&client.url());
+    let value = bytes::Bytes::from(vec![7; 1 << 20]);
+    let put = PutRequest { key: "k".into(), value, ..Default::default() };
+    other.put(put.clone()).expect("a put");
+    let flood: Vec<TcpStream> = (0..2 * FILES).map(|_| TcpStream::connect(&address).expect("it listens")).collect();
+    // More than a segment of the log.
+    for _ in 0..70 {
+        other.put(put.clone()).expect("a put beside the flood");
+    }
+    assert!(server.child.try_wait().expect("a child").is_none(), "the member stopped");
+    drop(flood);
+    Client::connect(&client.url()).put(put).expect("a put after the flood");
+}
+
+fn under_limit(files: u64, flags: &[String], dir: &Path) -> Command {
+    let words: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+    let program = lockstepd();
+    let args = [&["-c", &script, program.to_str().expect("a plain path")][..], &words].concat();
+    command(Path::new("/bin/sh"), dir, &args, &[])
 }
 
 /// gRPC frames that hold no message of any kind.

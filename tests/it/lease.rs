@@ -530,6 +530,37 @@ fn followers_ask_the_leader_and_a_new_leader_goes_on() {
     assert!(exists(&client, "long"));
 }
 
+/// Whoever asks through a follower while the leader hangs is answered as soon as there is another one.
+#[test]
+fn questions_to_a_leader_that_hangs_are_asked_again_at_the_next_one() {
+    let cluster = Cluster::start(Kind::Lockstepd, 3).expect("our own program");
+    let first = leader(&cluster, &[0, 1, 2]);
+    let others: Vec<usize> = (0..3).filter(|i| *i != first).collect();
+    grant(&cluster.client(others[0]), 1, 60);
+    type Ask = fn(&Client) -> i64;
+    let questions: [(&str, Ask); 2] = [
+        ("a keep-alive", |client| client.keep_alive(&[1]).expect("a keep-alive")[0].ttl),
+        ("a time to live", |client| ttl(client, 1).1),
+    ];
+    let clients: Vec<_> = others.iter().flat_map(|at| questions.map(|q| (*at, q, cluster.client(*at)))).collect();
+    for (_, (_, ask), client) in &clients {
+        assert_eq!(ask(client), 60);
+    }
+    cluster.members[first].signal(libc::SIGSTOP);
+    std::thread::scope(|scope| {
+        for (at, (what, ask), client) in clients {
+            let members = &cluster.members;
+            scope.spawn(move || {
+                let started = StdInstant::now();
+                assert_eq!(ask(&client), 60, "{what}");
+                // The election takes 1 to 2 s of it, and the time-out of a request is 7.
+                let (took, name) = (started.elapsed(), &members[at].name);
+                assert!(took < Duration::from_secs(6), "{what} through {name} took {took:?}");
+            });
+        }
+    });
+}
+
 /// The old leader wakes up when others have gone on: what it believes about expiry must change nothing.
 #[test]
 fn a_paused_leader_revokes_nothing_that_others_keep() {

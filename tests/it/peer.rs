@@ -82,6 +82,7 @@ impl Node {
             min_cluster_version: "3.0.0".into(),
             peer_urls: vec![url.clone()],
             max_message_bytes: 1 << 20,
+            max_connections: 100,
         };
         let transport = Transport::new(config, recorder.clone());
         let serving = transport.clone();

@@ -187,6 +187,7 @@ async fn check(release: Etcd, version: &str) {
         min_cluster_version: "3.0.0".into(),
         peer_urls: vec![our_url.clone()],
         max_message_bytes: 64 << 20,
+        max_connections: 100,
     };
     let transport = Transport::new(config, Arc::new(Inbox(sender)));
     transport.add_peer(etcd_id, vec![peer.clone()]);

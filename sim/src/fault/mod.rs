@@ -38,6 +38,7 @@ pub mod rot;
 pub mod rules;
 pub mod slow_disk;
 pub mod slow_start;
+mod window;
 
 /// One fault, fully determined. Its `Display` is its scenario line without the time, and begins with its kind's name.
 pub trait Fault: fmt::Display + fmt::Debug {

@@ -17,9 +17,7 @@ pub mod bank;
 pub mod cas;
 pub mod compaction;
 pub mod deletes;
-pub mod election;
 pub mod lease;
-pub mod lock;
 pub mod ranges;
 pub mod registers;
 pub mod serializable;
@@ -61,8 +59,8 @@ pub const KINDS: &[Kind] = &[
     compaction::KIND,
     watch::KIND,
     lease::KIND,
-    lock::KIND,
-    election::KIND,
+    sessions::LOCK,
+    sessions::ELECTION,
 ];
 
 pub fn kind(name: &str) -> Option<&'static Kind> {

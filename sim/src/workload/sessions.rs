@@ -1,18 +1,27 @@
 //! Clients that take turns in a room, as client libraries do it: a lease that is kept alive, a key of their own, the
-//! wait for those who came before, then what only the first may do, fenced. Shared by locks and elections.
+//! wait for those who came before, then what only the first may do, fenced: two locks, and two elections in which all
+//! stand, proclaim, resign, and look who leads.
 //!
 //! Some stop keeping their lease alive, and go on as if they had not noticed.
+//!
+//! Good at finding: two holders at a time where no lease has ended, a holder whose key is gone, a write or a
+//! proclamation of somebody who was overtaken, a leader that is not the one who came first, observers who see who led
+//! once.
 
 use std::collections::BTreeMap;
 
+use super::{Kind, Work};
 use crate::asks::{LeaseAsk, LockAsk, Told};
 use crate::history::{Operation, Outcome};
 use crate::random::Random;
 
+pub const LOCK: Kind = Kind { name: "lock", make: |_| Sessions::boxed("lock", 200_000), weight: 4 };
+pub const ELECTION: Kind = Kind { name: "election", make: |_| Sessions::boxed("elect", 300_000), weight: 4 };
+
 const ROOMS: u64 = 2;
 
 #[derive(Debug)]
-pub(super) struct Sessions {
+struct Sessions {
     kind: &'static str,
     /// No other work has leases from here on.
     first: i64,
@@ -40,11 +49,13 @@ enum Stage {
 }
 
 impl Sessions {
-    pub(super) fn new(kind: &'static str, first: i64) -> Sessions {
-        Sessions { kind, first, made: 0, of: BTreeMap::new() }
+    fn boxed(kind: &'static str, first: i64) -> Box<dyn Work> {
+        Box::new(Sessions { kind, first, made: 0, of: BTreeMap::new() })
     }
+}
 
-    pub(super) fn next(&mut self, client: u64, random: &mut Random, fresh: &mut dyn FnMut() -> String) -> Operation {
+impl Work for Sessions {
+    fn next(&mut self, client: u64, random: &mut Random, fresh: &mut dyn FnMut() -> String) -> Operation {
         let is_election = self.kind == "elect";
         let any_room = format!("{}/{}", self.kind, random.below(ROOMS));
         if is_election && random.permille(200) {
@@ -88,7 +99,7 @@ impl Sessions {
         }
     }
 
-    pub(super) fn learn(&mut self, client: u64, operation: &Operation, outcome: &Outcome) {
+    fn learn(&mut self, client: u64, operation: &Operation, outcome: &Outcome) {
         let Some(session) = self.of.get_mut(&client) else { return };
         let is_mine = match operation {
             Operation::Lease(ask) => ask.lease() == session.lease,
@@ -115,7 +126,7 @@ impl Sessions {
         }
     }
 
-    pub(super) fn lost(&mut self, client: u64, lease: i64) {
+    fn lost(&mut self, client: u64, lease: i64) {
         // Every third does not look.
         if self.of.get(&client).is_some_and(|session| session.lease == lease && lease % 3 != 0) {
             self.of.remove(&client);

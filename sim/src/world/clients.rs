@@ -11,7 +11,7 @@ use lockstep::member::error::EtcdError;
 use lockstep::mvcc::View;
 use lockstep::mvcc::read::Error;
 
-use super::{Class, Failure, What, World};
+use super::{Class, Failure, Phase, What, World};
 use crate::asks::Told;
 use crate::asks::lock::Entries;
 use crate::check::Seen;
@@ -123,6 +123,13 @@ impl World {
         self.request(client, member, operation, Some(work), retries)
     }
 
+    /// How long clients wait for an answer: in the liveness phase no longer than leaves time to ask again, for what was
+    /// asked of a leader that is cut off just then is lost.
+    fn patience_ms(&self) -> u64 {
+        let wanted = self.knobs.request_timeout_ms;
+        if self.phase == Phase::Core { wanted.min(self.knobs.core_ms / 4) } else { wanted }
+    }
+
     /// Everything has healed a while ago: clients ask for nothing any more, so that members come to rest.
     pub(super) fn clients_rest(&self) -> bool {
         let rest_us = self.knobs.rest_ms * 1_000;
@@ -168,7 +175,7 @@ impl World {
         if !self.machines.contains_key(&member) || !self.is_up(member) {
             return self.told(client, Outcome::Refused { error: "connection refused".into() });
         }
-        let timeout_ms = self.knobs.request_timeout_ms;
+        let timeout_ms = self.patience_ms();
         self.after(timeout_ms * 1_000, 0, 0, What::TimeOut { client, number });
         let request = match &operation {
             Operation::Watch(ask) => return self.ask_watch(client, member, ask),

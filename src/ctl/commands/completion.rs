@@ -14,8 +14,24 @@ of zsh a file _lockstepctl in a folder of $fpath, of fish ~/.config/fish/complet
 
 const BASH: &str = r#"# bash completion of NAME
 _NAME() {
-    local IFS=$'\n'
-    COMPREPLY=($("${COMP_WORDS[0]}" ASK "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null | cut -f1))
+    # Bash splits words at = : @ too: those that no space parts are one word again.
+    local IFS=$'\n' rest=$COMP_LINE last=-1 at own
+    local -a words=()
+    for ((at = 0; at <= COMP_CWORD; at++)); do
+        own=${COMP_WORDS[at]}
+        if [[ $last -ge 0 && $rest != [[:space:]]* && ($own == [=:@]* || ${words[last]} == *[=:@]) ]]; then
+            words[last]+=$own
+        else
+            words[++last]=$own
+        fi
+        rest=${rest#"${rest%%[![:space:]]*}"}
+        rest=${rest#"$own"}
+    done
+    COMPREPLY=($("${words[0]}" ASK "${words[@]:1}" 2>/dev/null | cut -f1))
+    # Bash puts a choice in the place of its own last word.
+    [[ $own == [=:@]* ]] && own=
+    rest=${words[last]%"$own"}
+    COMPREPLY=("${COMPREPLY[@]#"$rest"}")
 }
 complete -o default -F _NAME NAME
 "#;

@@ -67,11 +67,7 @@ pub struct Selection {
 
 /// Which rows [`range`] would answer with.
 pub fn select(view: &View, req: &RangeRequest) -> Result<Selection, Error> {
-    let want = match store_limit(req) {
-        _ if req.count_only => 0,
-        0 => usize::MAX,
-        limit => limit,
-    };
+    let want = if req.count_only { 0 } else { rows_wanted(req) };
     let (mut revisions, count) = view.locate(&req.key, &req.range_end, req.revision, want)?;
     let is_descending = req.sort_order == SortOrder::Descend as i32;
     match SortTarget::try_from(req.sort_target) {
@@ -88,6 +84,24 @@ pub fn select(view: &View, req: &RangeRequest) -> Result<Selection, Error> {
         revisions.truncate(limit);
     }
     Ok(Selection { revisions, more, count: count as i64, rev: view.rev() })
+}
+
+/// Answers a range whose rows take at most so many bytes; `None` where they take more.
+pub fn short(view: &View, req: &RangeRequest, limit_bytes: usize) -> Result<Option<RangeResponse>, Error> {
+    let Selection { revisions, more, count, rev } = select(view, req)?;
+    let mut kvs = Vec::with_capacity(revisions.len().min(limit_bytes));
+    let mut left = limit_bytes;
+    for revision in revisions {
+        let kv = with_selected(view, req, revision, |row| {
+            left = left.checked_sub(row.len())?;
+            Some(KeyValue::decode(row).map_err(|_| damaged(revision)))
+        })?;
+        match kv {
+            Some(kv) => kvs.push(kv?),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(RangeResponse { header: Some(ResponseHeader { revision: rev, ..Default::default() }), kvs, more, count }))
 }
 
 /// One of the selected rows, as an answer holds it: a marshalled `KeyValue`.
@@ -150,6 +164,24 @@ fn is_from_index(req: &RangeRequest) -> bool {
 pub fn is_default_order(req: &RangeRequest) -> bool {
     req.sort_order == SortOrder::None as i32
         || (req.sort_target == SortTarget::Key as i32 && req.sort_order == SortOrder::Ascend as i32)
+}
+
+/// Whether nothing but their places has to be known of the rows to answer.
+pub fn is_in_store_order(req: &RangeRequest) -> bool {
+    req.sort_target == SortTarget::Key as i32 && !has_revision_filter(req)
+}
+
+/// Whether values have to be compared to answer.
+pub fn is_sorted_by_value(req: &RangeRequest) -> bool {
+    req.sort_target == SortTarget::Value as i32
+}
+
+/// How many rows of the store are read to answer, at most.
+pub fn rows_wanted(req: &RangeRequest) -> usize {
+    match store_limit(req) {
+        0 => usize::MAX,
+        limit => limit,
+    }
 }
 
 /// Whether only keys of certain revisions are asked for.

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use lockstep_proto::etcdserverpb::{self as pb, InternalRaftRequest, kv_server};
+use parking_lot::Mutex;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::long::{Budget, LongAnswer};
+use super::budget::{self, Budget, Share};
+use super::long::{self, LongAnswer};
 use super::range_stream::RangeStream;
 use super::{status, store_status};
 use crate::member::apply::{Response as Applied, kv, range, txn};
 use crate::member::check;
 use crate::mvcc::read::{Error as StoreError, Overtaken};
 use crate::mvcc::{View, read_newest};
+use crate::server::apart::apart;
 use crate::server::metrics::METRICS;
 use crate::server::node::{Consistency, Node};
 
@@ -22,8 +26,10 @@ pub struct Kv {
     pub budget: Arc<Budget>,
 }
 
-/// A read of so few keys is done at once, on the thread that serves the connection.
+/// A read of so few keys is done at once, on the thread that serves the connection ...
 const SHORT_RANGE_KEYS: i64 = 1_000;
+/// ... if there is no more to be read.
+const SHORT_RANGE_BYTES: usize = 256 << 10;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -31,24 +37,27 @@ type Answer<T> = Result<Response<T>, Status>;
 impl kv_server::Kv for Kv {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Answer<pb::RangeResponse> {
         self.node.admit(&request)?;
-        // Only gRPC has a body to put in the message's place; the JSON gateway wants the message.
-        let takes_body = request.metadata().contains_key(http::header::CONTENT_TYPE.as_str());
+        let takes_body = takes_body(&request);
         let request = request.into_inner();
         check::range(&request).map_err(status)?;
         let view = self.view(request.serializable).await?;
+        METRICS.ranged();
         let is_short = request.range_end.is_empty() || (1..=SHORT_RANGE_KEYS).contains(&request.limit);
         let is_plain = range::is_default_order(&request) && !range::has_revision_filter(&request);
-        let mut response = if is_short && is_plain {
-            read_from(&self.node, view, |view| range::range(&**view, &request)).map_err(store_status)?
-        } else if takes_body {
-            let (node, budget, request) = (self.node.clone(), self.budget.clone(), Arc::new(request));
-            let prepare =
-                move |view: &Arc<View>| LongAnswer::prepare(node.clone(), &budget, view.clone(), request.clone());
-            return Ok(self.read_apart(view, prepare).await?.map_err(store_status)??.in_place());
-        } else {
-            self.read_apart(view, move |view| range::range(&**view, &request)).await?.map_err(store_status)?
+        let mut short = None;
+        if is_short && is_plain {
+            let read = |view: &Arc<View>| range::short(view, &request, SHORT_RANGE_BYTES);
+            short = read_from(&self.node, view.clone(), read).map_err(store_status)?;
+        }
+        let mut response = match short {
+            Some(response) => response,
+            None if takes_body => return self.long(view, request).await,
+            // Whoever asks in process asks for little.
+            None => {
+                let read = move |view: &Arc<View>| range::short(view, &request, usize::MAX);
+                self.read_apart(view, read).await?.map_err(store_status)?.unwrap_or_default()
+            }
         };
-        METRICS.ranges.inc();
         self.node.fill(&mut response.header);
         Ok(Response::new(response))
     }
@@ -60,12 +69,14 @@ impl kv_server::Kv for Kv {
         let request = request.into_inner();
         check::range_stream(&request).map_err(status)?;
         let view = self.view(request.serializable).await?;
+        let mut places = self.places(&view, &request).await?;
         let select = {
             let request = request.clone();
             move |view: &Arc<View>| Ok((range::select(view, &request)?, view.clone()))
         };
         let (selection, view) = self.read_apart(view, select).await?.map_err(store_status)?;
-        Ok(Response::new(RangeStream::new(self.node.clone(), view, request, selection)))
+        places.keep_places(selection.revisions.len());
+        Ok(Response::new(RangeStream::new(self.node.clone(), view, request, selection, places)))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutResponse> {
@@ -83,13 +94,19 @@ impl kv_server::Kv for Kv {
 
     async fn delete_range(&self, request: Request<pb::DeleteRangeRequest>) -> Answer<pb::DeleteRangeResponse> {
         self.node.admit(&request)?;
+        let takes_body = takes_body(&request);
         let delete_range = request.into_inner();
         check::delete_range(&delete_range).map_err(status)?;
+        let mut share = Share::default();
+        if delete_range.prev_kv && !delete_range.range_end.is_empty() {
+            let request = delete_range.clone();
+            share = self.whole(move |view| budget::delete_bytes(view, &request)).await?;
+        }
         let request = InternalRaftRequest { delete_range: Some(delete_range), ..Default::default() };
         match self.propose(request).await? {
             Applied::DeleteRange(mut response) => {
                 self.node.fill(&mut response.header);
-                Ok(Response::new(response))
+                answer_whole(response, share, takes_body).await
             }
             other => Err(unexpected(other)),
         }
@@ -97,8 +114,14 @@ impl kv_server::Kv for Kv {
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Answer<pb::TxnResponse> {
         self.node.admit(&request)?;
+        let takes_body = takes_body(&request);
         let request = request.into_inner();
         check::txn(&request, self.max_txn_ops).map_err(status)?;
+        let mut share = Share::default();
+        if budget::txn_may_be_long(&request) {
+            let request = request.clone();
+            share = self.whole(move |view| budget::txn_bytes(view, &request)).await?;
+        }
         let mut response = if txn::is_readonly(&request) {
             let view = self.view(txn::is_serializable(&request)).await?;
             self.read_apart(view, move |view| txn::txn_readonly(&**view, &request)).await?.map_err(kv_status)?
@@ -109,7 +132,7 @@ impl kv_server::Kv for Kv {
             }
         };
         self.node.fill(&mut response.header);
-        Ok(Response::new(response))
+        answer_whole(response, share, takes_body).await
     }
 
     async fn compact(&self, request: Request<pb::CompactionRequest>) -> Answer<pb::CompactionResponse> {
@@ -126,6 +149,40 @@ impl kv_server::Kv for Kv {
 }
 
 impl Kv {
+    /// An answer that is sent in pieces.
+    async fn long(&self, view: Arc<View>, request: pb::RangeRequest) -> Answer<pb::RangeResponse> {
+        let places = self.places(&view, &request).await?;
+        let (node, budget, request) = (self.node.clone(), self.budget.clone(), Arc::new(request));
+        let places = Mutex::new(Some(places));
+        let prepare = move |view: &Arc<View>| {
+            // A second attempt has what the first one left.
+            let places = places.lock().take().unwrap_or_default();
+            LongAnswer::prepare(node.clone(), &budget, places, view.clone(), request.clone())
+        };
+        Ok(self.read_apart(view, prepare).await?.map_err(store_status)??.in_place())
+    }
+
+    /// The part of the budget that selecting a range's rows takes.
+    async fn places(&self, view: &Arc<View>, request: &pb::RangeRequest) -> Result<Share, Status> {
+        let request = request.clone();
+        let weigh = move |view: &Arc<View>| budget::selecting_bytes(view, &request);
+        // What cannot be weighed is refused by who reads it.
+        let bytes = self.read_apart(view.clone(), weigh).await?.unwrap_or(0);
+        self.budget.places(bytes).await
+    }
+
+    /// The part of the budget that an answer takes which has to be held whole: as of now, and it may yet grow a
+    /// little.
+    async fn whole(
+        &self,
+        weigh: impl Fn(&Arc<View>) -> Result<u64, StoreError> + Send + 'static,
+    ) -> Result<Share, Status> {
+        // As above.
+        let bytes = self.read_apart(self.node.local_view(), weigh).await?.unwrap_or(0);
+        long::check_length(bytes)?;
+        self.budget.whole(bytes).await
+    }
+
     /// For reads that may be long: other requests of this thread go on meanwhile.
     async fn read_apart<T: Send + 'static, E: Overtaken + Send + 'static>(
         &self,
@@ -133,7 +190,7 @@ impl Kv {
         read: impl Fn(&Arc<View>) -> Result<T, E> + Send + 'static,
     ) -> Result<Result<T, E>, Status> {
         let node = self.node.clone();
-        let reading = tokio::task::spawn_blocking(move || read_from(&node, view, read));
+        let reading = apart(move || read_from(&node, view, read));
         reading.await.map_err(|e| Status::internal(format!("the read was lost: {e}")))
     }
 
@@ -145,6 +202,25 @@ impl Kv {
     async fn propose(&self, request: InternalRaftRequest) -> Result<Applied, Status> {
         self.node.propose(request).await.map_err(status)
     }
+}
+
+/// Only gRPC, and the JSON gateway, have a body to put in the message's place; services that ask in process want the
+/// message.
+fn takes_body<T>(request: &Request<T>) -> bool {
+    request.metadata().contains_key(http::header::CONTENT_TYPE.as_str())
+}
+
+/// An answer that was made whole, and what it holds of the budget.
+async fn answer_whole<M: Message + Default + Clone + Send + Sync + 'static>(
+    response: M,
+    share: Share,
+    takes_body: bool,
+) -> Answer<M> {
+    if share.is_free() || !takes_body {
+        return Ok(Response::new(response));
+    }
+    let marshalled = apart(move || LongAnswer::whole(response, share)).await;
+    Ok(marshalled.map_err(|e| Status::internal(format!("the answer was lost: {e}")))??.in_place())
 }
 
 /// Reads on `view`, or on a newer one whenever compaction overtakes the read.

@@ -19,6 +19,7 @@ use super::kv::unexpected;
 use super::status;
 use crate::member::apply::Response as Applied;
 use crate::member::error::EtcdError;
+use crate::server::apart::apart;
 use crate::server::leases::Unable;
 use crate::server::node::Node;
 use crate::server::peer::{LeaseClient, LeaseError};
@@ -77,7 +78,11 @@ impl lease_server::Lease for Lease {
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Answer<Self::LeaseKeepAliveStream> {
         self.node.admit(&request)?;
+        let node = self.node.clone();
+        let leaderless: Option<Leaderless> =
+            super::wants_leader(request.metadata()).then(|| Box::pin(async move { node.leaderless().await }) as _);
         let renewer = Renewer {
+            leaderless,
             at: Finder { node: self.node.clone(), leader: self.leader.clone() },
             requests: request.into_inner(),
             answers: VecDeque::new(),
@@ -106,7 +111,7 @@ impl lease_server::Lease for Lease {
         self.node.admit(&request)?;
         let node = self.node.clone();
         // A million of them take their time.
-        let ids = tokio::task::spawn_blocking(move || node.leases.list()).await;
+        let ids = apart(move || node.leases.list()).await;
         let ids = ids.map_err(|e| Status::internal(format!("the list was lost: {e}")))?;
         let mut response = pb::LeaseLeasesResponse::default();
         self.node.fill(&mut response.header);
@@ -115,8 +120,13 @@ impl lease_server::Lease for Lease {
     }
 }
 
+/// Ends when there is no leader for too long.
+type Leaderless = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// One stream of keep-alives.
 struct Renewer {
+    /// For a client that wants a leader.
+    leaderless: Option<Leaderless>,
     at: Finder,
     requests: Streaming<pb::LeaseKeepAliveRequest>,
     answers: VecDeque<pb::LeaseKeepAliveResponse>,
@@ -127,13 +137,35 @@ struct Renewer {
 impl Renewer {
     /// The next answer; called only when the client has taken the last one.
     async fn next(mut self) -> Option<(Result<pb::LeaseKeepAliveResponse, Status>, Renewer)> {
+        let Some(mut leaderless) = self.leaderless.take() else {
+            return self.answer().await.map(|answer| (answer, self));
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = self.answer() => Some(answer),
+            () = &mut leaderless => None,
+        };
+        match answer {
+            Some(answer) => {
+                self.leaderless = Some(leaderless);
+                answer.map(|answer| (answer, self))
+            }
+            None => {
+                self.answers.clear();
+                self.end = Some(Ok(()));
+                Some((Err(status(EtcdError::NoLeader)), self))
+            }
+        }
+    }
+
+    async fn answer(&mut self) -> Option<Result<pb::LeaseKeepAliveResponse, Status>> {
         loop {
             if let Some(answer) = self.answers.pop_front() {
-                return Some((Ok(answer), self));
+                return Some(Ok(answer));
             }
             if let Some(end) = self.end.take() {
                 self.end = Some(Ok(()));
-                return end.err().map(|refusal| (Err(refusal), self));
+                return end.err().map(Err);
             }
             let ids = self.requested().await;
             if let Err(refusal) = self.renew(ids).await {
@@ -222,11 +254,12 @@ impl Finder {
     }
 
     async fn ask_until(&self, deadline: Instant, question: &Question) -> Result<Told, EtcdError> {
+        let mut leaders = self.node.watch_leader();
         loop {
             if self.node.is_stopping() {
                 return Err(EtcdError::Stopped);
             }
-            let leader = self.node.status().leader;
+            let leader = *leaders.borrow_and_update();
             if leader == self.node.member_id {
                 match self.ask_here(question).await {
                     Ok(told) => return Ok(told),
@@ -235,7 +268,12 @@ impl Finder {
                 }
             } else if let Some(member) = self.node.membership().member(leader) {
                 let limit = deadline.saturating_duration_since(Instant::now());
-                match self.ask_leader(&member.peer_urls, limit, question).await {
+                let told = tokio::select! {
+                    told = self.ask_leader(&member.peer_urls, limit, question) => told,
+                    // One that is paused or cut off may never answer: whoever leads now is asked at once.
+                    _ = leaders.changed() => continue,
+                };
+                match told {
                     Ok(told) => return Ok(told),
                     Err(error) => tracing::debug!(%error, "the leader could not be asked about a lease"),
                 }

@@ -10,7 +10,6 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -23,54 +22,26 @@ use lockstep_proto::etcdserverpb as pb;
 use parking_lot::Mutex;
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
-use tokio::task::JoinHandle;
 use tonic::Status;
 
+use super::budget::{Budget, Share};
 use super::store_status;
 use crate::member::apply::range::{self, Selection};
 use crate::mvcc::View;
 use crate::mvcc::read::{Error, Revision};
+use crate::server::apart::{Apart, apart};
 use crate::server::node::Node;
 
 /// What is read at a time, and what a client that reads nothing holds of the rest.
 const PIECE_BYTES: usize = 256 << 10;
 /// What one answer may keep of the budget of all.
 const KEPT_BYTES: usize = 64 << 20;
-/// The budget of all answers that are kept.
-const BUDGET_BYTES: usize = 256 << 20;
 /// A view pins pages of the store; one that is held longer than this is exchanged for a fresh one.
 const VIEW_LIMIT: Duration = Duration::from_secs(30);
 /// grpc-go sends nothing longer.
 const MESSAGE_LIMIT_BYTES: u64 = i32::MAX as u64;
 /// Field 2 of a `RangeResponse`, `kvs`.
 const KVS_TAG: u8 = 0x12;
-
-/// Bytes that all answers together hold ready.
-#[derive(Debug, Default)]
-pub struct Budget(AtomicUsize);
-
-/// A part of the budget, given back when it is dropped.
-#[derive(Debug)]
-struct Share {
-    budget: Arc<Budget>,
-    bytes: usize,
-}
-
-impl Budget {
-    fn take(self: &Arc<Budget>, bytes: usize) -> Option<Share> {
-        let took = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-            let held = held + bytes;
-            (held <= BUDGET_BYTES).then_some(held)
-        });
-        took.is_ok().then(|| Share { budget: self.clone(), bytes })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
 
 /// Rows still to be read.
 struct Rest {
@@ -80,6 +51,8 @@ struct Rest {
     request: Arc<pb::RangeRequest>,
     revisions: Vec<Revision>,
     at: usize,
+    /// What the revisions hold of the budget.
+    _places: Share,
 }
 
 impl Rest {
@@ -123,8 +96,8 @@ impl Rest {
 
 /// The body of an answer, in place of the one that tonic would make of a whole message.
 pub struct LongAnswer {
-    /// Ready to be sent, with what they hold of the budget.
-    ready: VecDeque<(Bytes, Option<Share>)>,
+    /// Ready to be sent.
+    ready: VecDeque<Bytes>,
     later: Later,
     tail: Bytes,
 }
@@ -132,23 +105,25 @@ pub struct LongAnswer {
 /// What comes behind the pieces that are ready.
 enum Later {
     Rows(Box<Rest>),
-    Reading(JoinHandle<(Box<Rest>, Result<Bytes, Error>)>),
+    Reading(Apart<(Box<Rest>, Result<Bytes, Error>)>),
     Trailers(Status),
     Nothing,
 }
 
 impl LongAnswer {
-    /// Selects, and keeps what it may. For a thread that may block. `header` is the answer's.
+    /// Selects, with `places` for that, and keeps what it may. For a thread that may block.
     pub fn prepare(
         node: Arc<Node>,
-        budget: &Arc<Budget>,
+        budget: &Budget,
+        mut places: Share,
         view: Arc<View>,
         request: Arc<pb::RangeRequest>,
     ) -> Result<Result<LongAnswer, Status>, Error> {
         let Selection { revisions, more, count, rev } = range::select(&view, &request)?;
+        places.keep_places(revisions.len());
         let head = pb::RangeResponse { header: node.header(rev), ..Default::default() }.encode_to_vec();
         let tail: Bytes = pb::RangeResponse { more, count, ..Default::default() }.encode_to_vec().into();
-        let mut rest = Rest { node, view, since: Instant::now(), request, revisions, at: 0 };
+        let mut rest = Rest { node, view, since: Instant::now(), request, revisions, at: 0, _places: places };
         let (mut ready, mut kept) = (VecDeque::new(), 0);
         let mut len = (head.len() + tail.len()) as u64;
         while kept < KEPT_BYTES {
@@ -158,50 +133,63 @@ impl LongAnswer {
                 break;
             }
             // Only now is it known what it takes.
-            let Some(share) = budget.take(piece.len()) else {
+            let Some(share) = budget.ready(piece.len()) else {
                 rest.at = at;
                 break;
             };
             kept += piece.len();
-            ready.push_back((piece, Some(share)));
+            ready.push_back(charged(piece, share));
         }
         len += kept as u64 + rest.len()?;
         let is_whole = rest.at == rest.revisions.len();
-        if len > MESSAGE_LIMIT_BYTES {
-            let text = format!("trying to send message larger than max ({len} vs. {MESSAGE_LIMIT_BYTES})");
-            return Ok(Err(Status::resource_exhausted(text)));
+        if let Err(refusal) = check_length(len) {
+            return Ok(Err(refusal));
         }
-        // gRPC's frame: not compressed, and the length.
-        let mut first = BytesMut::with_capacity(5 + head.len());
-        first.put_u8(0);
-        first.put_u32(len as u32);
+        let mut first = framed(len, head.len());
         first.put_slice(&head);
-        ready.push_front((first.freeze(), None));
+        ready.push_front(first.freeze());
         if is_whole {
             // h2 counts empty frames as an attack, and a tail without anything in it is empty.
             if !tail.is_empty() {
-                ready.push_back((tail, None));
+                ready.push_back(tail);
             }
             return Ok(Ok(LongAnswer { ready, later: Later::Trailers(Status::ok("")), tail: Bytes::new() }));
         }
         Ok(Ok(LongAnswer { ready, later: Later::Rows(Box::new(rest)), tail }))
     }
 
+    /// An answer that is there as a message already; `share` is what it holds of the budget. For a thread that may
+    /// block.
+    pub fn whole<M: Message>(message: M, mut share: Share) -> Result<LongAnswer, Status> {
+        let len = message.encoded_len();
+        check_length(len as u64)?;
+        let mut bytes = framed(len as u64, len);
+        // It cannot fail: a `BytesMut` grows.
+        let _ = message.encode(&mut bytes);
+        drop(message);
+        share.keep(bytes.len() as u64);
+        let bytes = charged(bytes.freeze(), share);
+        // hyper asks for the next piece when it has passed on the one before.
+        let ready = (0..bytes.len()).step_by(PIECE_BYTES).map(|at| bytes.slice(at..bytes.len().min(at + PIECE_BYTES)));
+        let ready = ready.collect();
+        Ok(LongAnswer { ready, later: Later::Trailers(Status::ok("")), tail: Bytes::new() })
+    }
+
     /// An empty message, with this answer for [`in_its_place`].
-    pub fn in_place(self) -> tonic::Response<pb::RangeResponse> {
-        let mut response = tonic::Response::new(pb::RangeResponse::default());
+    pub fn in_place<M: Default>(self) -> tonic::Response<M> {
+        let mut response = tonic::Response::new(M::default());
         response.extensions_mut().insert(InPlace(Arc::new(Mutex::new(Some(self)))));
         response
     }
 
     fn next_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
-        if let Some((piece, _share)) = self.ready.pop_front() {
+        if let Some(piece) = self.ready.pop_front() {
             return Poll::Ready(Some(Frame::data(piece)));
         }
         loop {
             match std::mem::replace(&mut self.later, Later::Nothing) {
                 Later::Rows(mut rest) => {
-                    self.later = Later::Reading(tokio::task::spawn_blocking(move || {
+                    self.later = Later::Reading(apart(move || {
                         let piece = rest.piece();
                         (rest, piece)
                     }));
@@ -237,6 +225,35 @@ impl LongAnswer {
             }
         }
     }
+}
+
+/// Bytes that give back what they hold of the budget when they are gone.
+fn charged(bytes: Bytes, share: Share) -> Bytes {
+    struct Charged(Bytes, #[expect(dead_code)] Share);
+    impl AsRef<[u8]> for Charged {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    Bytes::from_owner(Charged(bytes, share))
+}
+
+/// Refuses what is too long for a message, in grpc-go's words.
+pub fn check_length(bytes: u64) -> Result<(), Status> {
+    if bytes <= MESSAGE_LIMIT_BYTES {
+        return Ok(());
+    }
+    let text = format!("trying to send message larger than max ({bytes} vs. {MESSAGE_LIMIT_BYTES})");
+    Err(Status::resource_exhausted(text))
+}
+
+/// gRPC's frame: not compressed, and the length. With room for what is said next.
+fn framed(len: u64, room: usize) -> BytesMut {
+    let mut bytes = BytesMut::with_capacity(5 + room);
+    bytes.put_u8(0);
+    // Checked: it is below 2^31.
+    bytes.put_u32(len as u32);
+    bytes
 }
 
 /// On its way through tonic.

@@ -1,6 +1,7 @@
 //! `etcdserverpb.Maintenance`: a member's own state, and hashes to compare members by.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use lockstep_proto::etcdserverpb::alarm_request::AlarmAction;
 use lockstep_proto::etcdserverpb::{self as pb, maintenance_server};
@@ -10,7 +11,9 @@ use super::{status, status_not_yet, store_status};
 use crate::member::error::EtcdError;
 use crate::mvcc::read::{Error as StoreError, Read};
 use crate::mvcc::{View, read_newest};
+use crate::server::apart::apart;
 use crate::server::http::Health;
+use crate::server::metrics::METRICS;
 use crate::server::node::{Consistency, Node};
 use crate::{CLUSTER_VERSION, ETCD_VERSION};
 
@@ -68,14 +71,18 @@ impl maintenance_server::Maintenance for Maintenance {
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
         self.node.admit(&request)?;
+        let started = Instant::now();
         let (revision, hash) = self.read_apart(|view| Ok((view.rev(), view.hash()?))).await?;
+        METRICS.hash_seconds.observe(started.elapsed().as_secs_f64());
         Ok(Response::new(pb::HashResponse { header: self.node.header(revision), hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Answer<pb::HashKvResponse> {
         self.node.admit(&request)?;
         let at = request.into_inner().revision;
+        let started = Instant::now();
         let (revision, hash) = self.read_apart(move |view| Ok((view.rev(), view.hash_kv(at)?))).await?;
+        METRICS.hash_kv_seconds.observe(started.elapsed().as_secs_f64());
         Ok(Response::new(pb::HashKvResponse {
             header: self.node.header(revision),
             hash: hash.hash,
@@ -106,7 +113,7 @@ impl Maintenance {
         read: impl Fn(&View) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Status> {
         let node = self.node.clone();
-        let reading = tokio::task::spawn_blocking(move || read_newest(|| node.local_view(), |view| read(view)));
+        let reading = apart(move || read_newest(|| node.local_view(), |view| read(view)));
         reading.await.map_err(|e| Status::internal(format!("the read was lost: {e}")))?.map_err(store_status)
     }
 }

@@ -1,6 +1,7 @@
 //! etcd's gRPC services, one file each. A service checks a request, asks the [`Node`], and fills the header; it decides
 //! nothing else.
 
+mod budget;
 mod cluster;
 mod counted;
 mod election;
@@ -28,6 +29,7 @@ use lockstep_proto::v3lockpb::lock_server::LockServer;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
 
+pub use self::budget::Unfinished;
 use super::node::Node;
 use super::peer::LeaseClient;
 use crate::member::error::EtcdError;
@@ -56,7 +58,8 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
                 .max_encoding_message_size(i32::MAX as usize)
         };
     }
-    let kv = Arc::new(kv::Kv { node: node.clone(), max_txn_ops, budget: Arc::default() });
+    let budget = budget::Budget::new(node.request_timeout);
+    let kv = Arc::new(kv::Kv { node: node.clone(), max_txn_ops, budget });
     let lease = Arc::new(lease::Lease { node: node.clone(), leader: LeaseClient::default() });
     let queues = queue::Queues { node: node.clone(), kv: kv.clone(), lease: lease.clone() };
     tonic::service::Routes::new(serve!(KvServer, kv))
@@ -65,8 +68,8 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
         .add_service(serve!(ElectionServer, Arc::new(election::Election { queues })))
         .add_service(serve!(ClusterServer, Arc::new(cluster::Cluster { node: node.clone() })))
         .add_service(serve!(MaintenanceServer, Arc::new(maintenance::Maintenance { node: node.clone() })))
+        .add_service(serve!(HealthServer, Arc::new(health::Health { node: node.clone() })))
         .add_service(watch::WatchServer { node, max_request })
-        .add_service(serve!(HealthServer, Arc::new(health::Health)))
         .prepare()
         .into_axum_router()
         .layer(axum::middleware::map_response(finish))

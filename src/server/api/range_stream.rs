@@ -11,13 +11,14 @@ use std::task::{Context, Poll, ready};
 use lockstep_proto::etcdserverpb as pb;
 use lockstep_proto::mvccpb::KeyValue;
 use prost::Message;
-use tokio::task::JoinHandle;
 use tonic::Status;
 
+use super::budget::Share;
 use super::store_status;
 use crate::member::apply::range::{self, Selection};
 use crate::mvcc::View;
 use crate::mvcc::read::Error;
+use crate::server::apart::{Apart, apart};
 use crate::server::node::Node;
 
 const FIRST_CHUNK_KEYS: usize = 10;
@@ -25,7 +26,7 @@ const FIRST_CHUNK_KEYS: usize = 10;
 /// See the head of this file.
 pub struct RangeStream {
     /// `None` when all has been sent.
-    next: Option<JoinHandle<Step>>,
+    next: Option<Apart<Step>>,
 }
 
 type Step = Result<(pb::RangeResponse, Option<Box<Chunks>>), Error>;
@@ -37,18 +38,26 @@ struct Chunks {
     selection: Selection,
     at: usize,
     keys: usize,
+    /// What the selection holds of the budget.
+    _places: Share,
 }
 
 impl RangeStream {
     /// The selection is already made; `view` is the one that it was made of.
-    pub fn new(node: Arc<Node>, view: Arc<View>, request: pb::RangeRequest, selection: Selection) -> RangeStream {
-        let chunks = Chunks { node, view, request, selection, at: 0, keys: FIRST_CHUNK_KEYS };
+    pub fn new(
+        node: Arc<Node>,
+        view: Arc<View>,
+        request: pb::RangeRequest,
+        selection: Selection,
+        places: Share,
+    ) -> RangeStream {
+        let chunks = Chunks { node, view, request, selection, at: 0, keys: FIRST_CHUNK_KEYS, _places: places };
         RangeStream { next: Some(start(Box::new(chunks))) }
     }
 }
 
-fn start(chunks: Box<Chunks>) -> JoinHandle<Step> {
-    tokio::task::spawn_blocking(move || chunks.chunk())
+fn start(chunks: Box<Chunks>) -> Apart<Step> {
+    apart(move || chunks.chunk())
 }
 
 impl Chunks {

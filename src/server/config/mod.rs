@@ -52,6 +52,7 @@ pub struct Config {
     pub max_txn_ops: u64,
     pub max_concurrent_streams: u32,
     /// 0: never ping.
+    pub grpc_keepalive_min_time_ms: u64,
     pub grpc_keepalive_interval_ms: u64,
     pub grpc_keepalive_timeout_ms: u64,
     pub watch_progress_interval_ms: u64,
@@ -153,7 +154,12 @@ fn typed(flags: &FlagSet) -> Result<Config, String> {
         snapshot_count: flags.u64("snapshot-count"),
         max_request_bytes: flags.u64("max-request-bytes"),
         max_txn_ops: flags.u64("max-txn-ops"),
-        max_concurrent_streams: u32::try_from(flags.u64("max-concurrent-streams")).unwrap_or(u32::MAX),
+        // As in gRPC: none at all would be of no use.
+        max_concurrent_streams: match u32::try_from(flags.u64("max-concurrent-streams")) {
+            Ok(0) | Err(_) => u32::MAX,
+            Ok(most) => most,
+        },
+        grpc_keepalive_min_time_ms: flags.duration_ms("grpc-keepalive-min-time"),
         grpc_keepalive_interval_ms: flags.duration_ms("grpc-keepalive-interval"),
         grpc_keepalive_timeout_ms: flags.duration_ms("grpc-keepalive-timeout"),
         watch_progress_interval_ms: watch_progress_interval_ms(flags),

@@ -40,6 +40,7 @@ pub fn logging(flags: &FlagSet) -> Result<LogConfig, String> {
 pub fn check(flags: &FlagSet, config: &Config) -> Result<(), String> {
     urls::check_bind(&config.listen_peer_urls)?;
     urls::check_bind(&config.listen_client_urls)?;
+    urls::check_bind(&config.listen_metrics_urls)?;
     let advertised = [
         ("initial-advertise-peer-urls", &config.initial_advertise_peer_urls),
         ("advertise-client-urls", &config.advertise_client_urls),

@@ -106,6 +106,8 @@ pub fn check(kind: Kind, text: &str) -> Result<(), String> {
         Kind::Duration => parse_duration_ns(text).map(|_| ()),
         Kind::Urls => urls::parse_list(text).map(|_| ()),
         Kind::Origins if text == "*" => Ok(()),
+        // No origin at all is not a list of none.
+        Kind::Origins if text.is_empty() => urls::Url::parse(text).map(|_| ()),
         Kind::Origins => urls::parse_list(text).map(|_| ()),
         Kind::OneOf(values) if values.contains(&text) => Ok(()),
         Kind::OneOf(_) => Err("invalid value".to_string()),

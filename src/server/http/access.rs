@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -20,8 +20,17 @@ pub struct Access {
 }
 
 pub(super) async fn control(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    if let Some(fault) = host_fault(&request) {
+        let mut refused = (StatusCode::BAD_REQUEST, format!("400 Bad Request: {fault}")).into_response();
+        // As Go, which has not looked at the rest.
+        refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return after(request, refused).await;
+    }
     if is_grpc(request.headers()) {
         return next.run(request).await;
+    }
+    if request.version() == Version::HTTP_11 && !request.headers().contains_key(header::HOST) {
+        return after(request, nameless()).await;
     }
     let host = host_name(&request);
     if !allows(&access.hosts, &host) {
@@ -64,19 +73,44 @@ fn allows(list: &BTreeSet<String>, who: &str) -> bool {
     list.is_empty() || list.contains("*") || list.contains(who)
 }
 
+/// What is wrong with the `Host` of an HTTP/1 request, in Go's words.
+fn host_fault(request: &Request) -> Option<&'static str> {
+    if !matches!(request.version(), Version::HTTP_10 | Version::HTTP_11) {
+        return None;
+    }
+    let is_needed = request.version() == Version::HTTP_11 && request.method() != Method::CONNECT;
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => is_needed.then_some("missing required Host header"),
+        (Some(_), Some(_)) => Some("too many Host headers"),
+        (Some(host), None) => {
+            let is_sound = |b: &u8| b.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(b);
+            (!host.as_bytes().iter().all(is_sound)).then_some("malformed Host header")
+        }
+    }
+}
+
 /// The host a request names, without a port.
 fn host_name(request: &Request) -> String {
     let named = request.headers().get(header::HOST).and_then(|v| v.to_str().ok());
     let host = named.or(request.uri().authority().map(|a| a.as_str())).unwrap_or_default();
-    match host.rsplit_once(':') {
-        // `[::1]:2379` loses its port; `[::1]` and `::1` have none.
-        Some((name, port))
-            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
-        {
-            name.trim_start_matches('[').trim_end_matches(']').to_owned()
-        }
-        _ => host.to_owned(),
-    }
+    without_port(host).to_owned()
+}
+
+/// As Go takes an address apart: at its last colon, whatever follows, and not at all if that leaves nonsense.
+fn without_port(host: &str) -> &str {
+    let Some((name, port)) = host.rsplit_once(':') else { return host };
+    let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    let is_odd = |c: char| matches!(c, '[' | ']') || (c == ':' && bracketed.is_none());
+    let bare = bracketed.unwrap_or(name);
+    if bare.contains(is_odd) || port.contains(['[', ']']) { host } else { bare }
+}
+
+/// As Go answers whoever names no host where HTTP demands one.
+fn nameless() -> Response {
+    let text = "400 Bad Request: missing required Host header";
+    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CONNECTION, "close")];
+    (StatusCode::BAD_REQUEST, headers, text).into_response()
 }
 
 fn refusal(host: &str) -> String {

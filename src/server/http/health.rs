@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use serde::Serialize;
 
-use super::{AlarmType, Answer, Health, only_get, plain, query_values};
+use super::{AlarmType, Answer, Health, only, plain, query_values};
 use crate::server::log;
 use crate::server::metrics::METRICS;
 
@@ -62,7 +62,7 @@ pub(super) fn router(member: Arc<dyn Health>, request_limit: Duration) -> Router
 }
 
 async fn health(State(probed): State<Probed>, method: Method, RawQuery(query): RawQuery) -> Response {
-    if let Err(refused) = only_get(&method) {
+    if let Err(refused) = only(Method::GET, &method) {
         return *refused;
     }
     let excluded = query_values(query.as_deref(), "exclude");
@@ -93,7 +93,7 @@ async fn checks_page(
     query: Option<String>,
     excludable: bool,
 ) -> Response {
-    if let Err(refused) = only_get(&method) {
+    if let Err(refused) = only(Method::GET, &method) {
         return *refused;
     }
     let mut excluded = if excludable { query_values(query.as_deref(), "exclude") } else { Vec::new() };

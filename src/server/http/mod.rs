@@ -4,6 +4,7 @@
 //! with tonic's; [`fallback`] is the one for the merged router.
 
 pub mod access;
+pub mod config;
 pub mod debug;
 pub mod gateway;
 mod health;
@@ -88,13 +89,14 @@ fn plain(status: StatusCode, body: String) -> Response {
     response
 }
 
-/// etcd's 405: these pages are for GET, and not even for HEAD.
-fn only_get(method: &Method) -> Result<(), Box<Response>> {
-    if *method == Method::GET {
+/// etcd's 405: a page has one method, and those for GET have not even HEAD.
+fn only(wanted: Method, method: &Method) -> Result<(), Box<Response>> {
+    if *method == wanted {
         return Ok(());
     }
     let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_string());
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+    let name = HeaderValue::from_str(wanted.as_str()).expect("a method is a header value");
+    response.headers_mut().insert(header::ALLOW, name);
     Err(Box::new(response))
 }
 

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use serde::Serialize;
 
-use super::{Health, only_get};
+use super::{Health, only};
 use crate::ETCD_VERSION;
 
 #[derive(Serialize)]
@@ -24,7 +24,7 @@ pub(super) fn router(member: Arc<dyn Health>) -> Router {
 }
 
 async fn version(State(member): State<Arc<dyn Health>>, method: Method) -> Response {
-    if let Err(refused) = only_get(&method) {
+    if let Err(refused) = only(Method::GET, &method) {
         return *refused;
     }
     let versions = Versions {

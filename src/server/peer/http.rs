@@ -32,8 +32,6 @@ use super::identity::{
 use super::outbox::{StreamBody, StreamKind};
 use super::{READ_TIMEOUT, Refusal, Shared, client, lease, probe};
 
-/// Connections at a time; a peer needs fewer than ten.
-const MAX_CONNECTIONS: usize = 1024;
 const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,7 +47,7 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: Listener, shutdown: imp
             _ = stopped.wait_for(|stopped| *stopped) => {}
         }
     });
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(shared.max_connections));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -64,7 +62,7 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: Listener, shutdown: imp
                             drop(slot);
                         });
                     }
-                    Err(_) => warn!("remote-addr" = %remote, "rejected connection: {MAX_CONNECTIONS} are open"),
+                    Err(_) => warn!("remote-addr" = %remote, "rejected connection: too many are open"),
                 },
                 Err(error) => {
                     warn!(%error, "failed to accept a peer connection");

@@ -46,7 +46,7 @@ use tracing::{info, warn};
 pub use self::client::{ClusterError, RemoteCluster, RemoteMember, Versions, get_cluster_from_peers, get_version};
 pub use self::conn::{Listener, PeerUrl, UrlError};
 pub use self::lease::{LeaseAnswer, LeaseClient, LeaseError, LeaseFuture, LeaseQuestion};
-pub use self::remote::PeerStats;
+pub use self::remote::{PeerReport, PeerStats};
 
 use self::identity::{Identity, hex};
 use self::remote::{Remote, Sent};
@@ -69,6 +69,8 @@ pub struct Config {
     pub peer_urls: Vec<String>,
     /// The largest message taken from a peer. [`DEFAULT_MAX_MESSAGE_BYTES`] unless there is a reason.
     pub max_message_bytes: usize,
+    /// Connections that a listener serves at a time.
+    pub max_connections: usize,
 }
 
 /// etcd takes 512 MiB; nothing a member may send comes near 64.
@@ -120,6 +122,7 @@ struct Shared {
     handler: Arc<dyn Handler>,
     runtime: Handle,
     max_message_bytes: usize,
+    max_connections: usize,
     peers: RwLock<BTreeMap<u64, Arc<Remote>>>,
     paused: AtomicBool,
     stopped: watch::Sender<bool>,
@@ -141,6 +144,7 @@ impl Transport {
             handler,
             runtime: Handle::current(),
             max_message_bytes: config.max_message_bytes,
+            max_connections: config.max_connections,
             peers: RwLock::default(),
             paused: AtomicBool::new(false),
             stopped: watch::Sender::new(false),
@@ -228,6 +232,11 @@ impl Transport {
     /// What has gone to and come from this peer.
     pub fn stats(&self, id: u64) -> Option<PeerStats> {
         Some(self.shared.peer(id)?.stats())
+    }
+
+    /// The same of every peer, for `/metrics`.
+    pub fn reports(&self) -> Vec<PeerReport> {
+        self.shared.peers.read().values().filter(|peer| peer.has_streams()).map(|peer| peer.report()).collect()
     }
 
     /// Answers peers on this listener until `shutdown` is ready or the transport stops; then closes their connections.

@@ -63,6 +63,7 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<Remote>) {
             Ok(health) => {
                 let micros = round_trip.as_micros().min(u64::MAX as u128 - 1) as u64;
                 peer.counters.round_trip.store(micros + 1, Ordering::Relaxed);
+                peer.round_trips.observe(round_trip.as_secs_f64());
                 let drift = parse_time(&health.now).map(|now| apart(now, SystemTime::now()).saturating_sub(round_trip));
                 match drift {
                     Some(drift) if drift > HIGH_DRIFT => {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use lockstep_proto::raftpb::{Message, MessageType};
 use parking_lot::Mutex;
+use prometheus::{Histogram, HistogramOpts, exponential_buckets};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
@@ -30,6 +31,17 @@ pub struct PeerStats {
     pub round_trip: Option<Duration>,
 }
 
+/// A peer, as `/metrics` shows it.
+pub struct PeerReport {
+    /// In hexadecimal, as everywhere.
+    pub id: String,
+    pub stats: PeerStats,
+    pub is_active: bool,
+    /// How often it was active and then was not.
+    pub disconnected: u64,
+    pub round_trips: Histogram,
+}
+
 pub(super) struct Remote {
     id: u64,
     local: String,
@@ -37,6 +49,7 @@ pub(super) struct Remote {
     pub urls: UrlPicker,
     pub status: PeerStatus,
     pub counters: Counters,
+    pub round_trips: Histogram,
     msgapp: Outbox,
     message: Outbox,
     pipeline: mpsc::Sender<Message>,
@@ -71,6 +84,7 @@ impl Remote {
             urls: UrlPicker::default(),
             status: PeerStatus::new(hex(id)),
             counters: Counters::default(),
+            round_trips: round_trips(id),
             msgapp: Outbox::default(),
             message: Outbox::default(),
             pipeline,
@@ -170,6 +184,16 @@ impl Remote {
         }
     }
 
+    pub fn report(&self) -> PeerReport {
+        PeerReport {
+            id: self.hex(),
+            stats: self.stats(),
+            is_active: self.status.since().is_some(),
+            disconnected: self.status.disconnected(),
+            round_trips: self.round_trips.clone(),
+        }
+    }
+
     /// Queued messages went down with their connection.
     pub fn lost_messages(&self, shared: &Shared) {
         self.counters.sent_failures.fetch_add(1, Ordering::Relaxed);
@@ -196,6 +220,13 @@ impl Remote {
         }
         Sent::Dropped
     }
+}
+
+fn round_trips(id: u64) -> Histogram {
+    let opts =
+        HistogramOpts::new("etcd_network_peer_round_trip_time_seconds", "Round-Trip-Time histogram between peers");
+    let buckets = exponential_buckets(0.0001, 2.0, 16).expect("they ascend");
+    Histogram::with_opts(opts.const_label("To", hex(id)).buckets(buckets)).expect("the name is well-formed")
 }
 
 /// The URLs of a peer, and the one to try next: stays with one that works.

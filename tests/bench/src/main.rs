@@ -56,9 +56,9 @@ compare: starts A and B in turn on the same disk, round after round; prints Mark
   --dir DIR            data directories (target/bench)
   --out FILE           Markdown to FILE, every single figure as JSON to FILE.json
 
-streams: watches, keep-alives, grants and long ranges, A and B in turn, a fresh member each time; prints Markdown
+streams: watches, keep-alives, grants, long ranges, restarts; A and B in turn, a fresh member each time; prints Markdown
   --a --b --a-name --b-name --rounds --seconds --dir   as above (5 rounds of 3 s)
-  --only LIST          of watch-1x10000,watch-100x1000,watch-latency,keep-alive,grant,range
+  --only LIST          of watch-1x10000,watch-100x1000,watch-latency,keep-alive,grant,range,restart
 ";
 
 fn main() -> ExitCode {

@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const UP_WITHIN: Duration = Duration::from_secs(60);
-const STOP_WITHIN: Duration = Duration::from_secs(5);
+const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 pub struct Cluster {
     members: Vec<Member>,
@@ -23,6 +23,7 @@ pub struct Cluster {
 }
 
 struct Member {
+    command: Command,
     child: Child,
     client: String,
     log: PathBuf,
@@ -50,10 +51,21 @@ impl Cluster {
                 .args(["--initial-cluster", &peers.join(","), "--initial-cluster-state", "new"]);
             let child = spawn(&mut command, &log)?;
             let client = format!("127.0.0.1:{}", ports[2 * number]);
-            cluster.members.push(Member { child, client, log });
+            cluster.members.push(Member { command, child, client, log });
         }
         cluster.wait_up()?;
         Ok(cluster)
+    }
+
+    /// Stops every member and starts it again on what it has; how long it took until all answer, from the start on.
+    pub fn restart(&mut self) -> Result<Duration, String> {
+        self.stop();
+        let start = Instant::now();
+        for member in &mut self.members {
+            member.child = spawn(&mut member.command, &member.log)?;
+        }
+        self.wait_up()?;
+        Ok(start.elapsed())
     }
 
     pub fn endpoints(&self) -> Vec<String> {
@@ -93,16 +105,14 @@ impl Cluster {
                 match answer {
                     Ok(_) => break,
                     Err(why) if Instant::now() > deadline => return Err(format!("not up in 60 s: {why}")),
-                    Err(_) => std::thread::sleep(Duration::from_millis(50)),
+                    Err(_) => std::thread::sleep(Duration::from_millis(10)),
                 }
             }
         }
         Ok(())
     }
-}
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
+    fn stop(&mut self) {
         for member in &self.members {
             // SAFETY: a signal to a child that has not been waited for.
             unsafe { libc::kill(member.child.id() as libc::pid_t, libc::SIGTERM) };
@@ -115,6 +125,12 @@ impl Drop for Cluster {
             let _ = member.child.kill();
             let _ = member.child.wait();
         }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

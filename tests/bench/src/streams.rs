@@ -29,25 +29,28 @@ const OWED_WITHIN: Duration = Duration::from_secs(60);
 const CONNECTIONS: usize = 10;
 const STREAMS: usize = 10;
 const RANGE_KEYS: usize = 100_000;
+const RESTART_KEYS: usize = 1_000_000;
+const FILL_CLIENTS: usize = 8;
 /// Field 11 of a `WatchResponse`, `events`.
 const EVENTS: u64 = 11;
 
 struct Scenario {
     name: &'static str,
-    run: fn(&Run) -> Result<Figures, String>,
+    run: fn(&mut Run) -> Result<Figures, String>,
 }
 
 const SCENARIOS: &[Scenario] = &[
     Scenario { name: "watch-1x10000", run: |run| fan_out(run, 1, 100) },
     Scenario { name: "watch-100x1000", run: |run| fan_out(run, 100, 10) },
-    Scenario { name: "watch-latency", run: latency },
-    Scenario { name: "keep-alive", run: keep_alive },
-    Scenario { name: "grant", run: grant },
-    Scenario { name: "range", run: long_range },
+    Scenario { name: "watch-latency", run: |run| latency(run) },
+    Scenario { name: "keep-alive", run: |run| keep_alive(run) },
+    Scenario { name: "grant", run: |run| grant(run) },
+    Scenario { name: "range", run: |run| long_range(run) },
+    Scenario { name: "restart", run: restart },
 ];
 
-struct Run<'a> {
-    cluster: &'a Cluster,
+struct Run {
+    cluster: Cluster,
     endpoint: String,
     seconds: Duration,
 }
@@ -97,10 +100,11 @@ pub fn main(mut args: Args) -> Result<bool, String> {
 }
 
 fn turn(scenario: &Scenario, side: &Side, dir: &Path, seconds: Duration) -> Result<Figures, String> {
-    let mut cluster = Cluster::start(&side.program, 1, 0, &dir.join(format!("streams-{}", std::process::id())))?;
+    let cluster = Cluster::start(&side.program, 1, 0, &dir.join(format!("streams-{}", std::process::id())))?;
     let endpoint = cluster.endpoints().remove(0);
-    let figures = (scenario.run)(&Run { cluster: &cluster, endpoint, seconds })?;
-    cluster.check()?;
+    let mut run = Run { cluster, endpoint, seconds };
+    let figures = (scenario.run)(&mut run)?;
+    run.cluster.check()?;
     Ok(figures)
 }
 
@@ -121,7 +125,7 @@ struct Told {
 }
 
 /// `CONNECTIONS` times `STREAMS` streams with `watchers` each, all on the keys that begin with `w`.
-async fn watch(run: &Run<'_>, watchers: usize, told: &Rc<RefCell<Told>>) -> Result<(), String> {
+async fn watch(run: &Run, watchers: usize, told: &Rc<RefCell<Told>>) -> Result<(), String> {
     for _ in 0..CONNECTIONS {
         let calls = Calls::open(&run.endpoint).await?;
         for _ in 0..STREAMS {
@@ -338,18 +342,7 @@ fn grant(run: &Run) -> Result<Figures, String> {
 fn long_range(run: &Run) -> Result<Figures, String> {
     on_this_thread(async {
         let calls = Calls::open(&run.endpoint).await?;
-        for first in (0..RANGE_KEYS).step_by(100) {
-            let put = |nth: usize| {
-                let put = PutRequest {
-                    key: format!("k{nth:08}").into(),
-                    value: Bytes::from(vec![nth as u8; 256]),
-                    ..Default::default()
-                };
-                RequestOp { request: Some(Op::RequestPut(put)) }
-            };
-            let txn = TxnRequest { success: (first..first + 100).map(put).collect(), ..Default::default() };
-            calls.unary::<TxnResponse>(client::TXN, &txn).await?;
-        }
+        fill(&calls, RANGE_KEYS).await?;
         let before = run.cluster.memory_mib().0;
         let (cpu, start) = (run.cluster.cpu_seconds(), Instant::now());
         let mut count = 0;
@@ -373,4 +366,44 @@ fn long_range(run: &Run) -> Result<Figures, String> {
             ("RSS MiB, highest", run.cluster.memory_mib().1),
         ])
     })
+}
+
+/// Puts `keys` keys of 256 B, a hundred a txn.
+async fn fill(calls: &Calls, keys: usize) -> Result<(), String> {
+    let filling = (0..FILL_CLIENTS).map(|client| {
+        let calls = calls.clone();
+        tokio::task::spawn_local(async move {
+            for first in (client * 100..keys).step_by(FILL_CLIENTS * 100) {
+                let put = |nth: usize| {
+                    let put = PutRequest {
+                        key: format!("k{nth:08}").into(),
+                        value: Bytes::from(vec![nth as u8; 256]),
+                        ..Default::default()
+                    };
+                    RequestOp { request: Some(Op::RequestPut(put)) }
+                };
+                let txn = TxnRequest { success: (first..first + 100).map(put).collect(), ..Default::default() };
+                calls.unary::<TxnResponse>(client::TXN, &txn).await?;
+            }
+            Ok::<_, String>(())
+        })
+    });
+    for client in filling.collect::<Vec<_>>() {
+        client.await.map_err(|why| why.to_string())??;
+    }
+    Ok(())
+}
+
+/// Stopped with 1,000,000 keys, and started again: until a linearizable read is answered.
+fn restart(run: &mut Run) -> Result<Figures, String> {
+    on_this_thread(async { fill(&Calls::open(&run.endpoint).await?, RESTART_KEYS).await })?;
+    let filled = run.cluster.memory_mib().1;
+    let took = run.cluster.restart()?;
+    let (after, highest) = run.cluster.memory_mib();
+    Ok(vec![
+        ("RSS MiB, highest, with 1,000,000 keys", filled),
+        ("restart s", took.as_secs_f64()),
+        ("RSS MiB after the restart", after),
+        ("RSS MiB, highest of the restart", highest),
+    ])
 }

@@ -63,12 +63,12 @@ pub fn encode(message: &Message, bytes: &[u8], out: &mut Vec<u8>) -> Option<()> 
 
 /// A value on the wire.
 #[derive(Clone, Copy)]
-enum Met<'a> {
+pub(super) enum Met<'a> {
     Number(u64),
     Bytes(&'a [u8]),
 }
 
-fn value(field: &Field, met: &Met<'_>, out: &mut Vec<u8>) -> Option<()> {
+pub(super) fn value(field: &Field, met: &Met<'_>, out: &mut Vec<u8>) -> Option<()> {
     match (field.kind, *met) {
         (Kind::Message(message), Met::Bytes(bytes)) => encode(message, bytes, out)?,
         (Kind::Text, Met::Bytes(bytes)) => string(std::str::from_utf8(bytes).ok()?, out),

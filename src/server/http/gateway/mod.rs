@@ -9,6 +9,7 @@ mod call;
 pub mod decode;
 pub mod encode;
 mod metadata;
+mod print;
 pub mod routes;
 pub mod scan;
 
@@ -27,11 +28,17 @@ use prost::bytes::Bytes;
 use tonic::{Code, Status};
 
 use self::body::{Budget, Stop, Values};
+use self::call::Unread;
+use self::print::Printer;
 use super::{after, plain};
 use crate::server::metrics::METRICS;
 
 /// Base64 and white space may double what a message takes.
 const JSON_FACTOR: usize = 2;
+/// An answer up to so many bytes is printed at once ...
+const WHOLE_BYTES: u64 = 256 << 10;
+/// ... and a longer one in pieces like this.
+const PIECE_BYTES: usize = 64 << 10;
 
 #[derive(Clone)]
 struct Gateway {
@@ -87,6 +94,11 @@ impl Gateway {
             Err(Stop::Failed(status)) if method.client_streams || status.code() != Code::Unknown => return Err(status),
             Err(Stop::Failed(status)) => return Err(Status::invalid_argument(status.message())),
         };
+        if !method.client_streams && !method.server_streams {
+            drop(values);
+            let calling = call::call_once(self.services.clone(), method, metadata, first.unwrap_or_default());
+            return within(limit, async { answer_once(method, calling.await?).await }).await;
+        }
         let calling = async {
             if method.client_streams {
                 // As in etcd: a value that cannot be read ends the requests, not the answers.
@@ -105,15 +117,7 @@ impl Gateway {
                 call::call(self.services.clone(), method, metadata, stream::iter([first.unwrap_or_default()])).await
             }
         };
-        within(limit, async {
-            let mut answers = calling.await?;
-            if method.server_streams {
-                answer_stream(method, answers).await
-            } else {
-                one(method, answers.message().await?)
-            }
-        })
-        .await
+        within(limit, async { answer_stream(method, calling.await?).await }).await
     }
 }
 
@@ -126,11 +130,38 @@ async fn within(
     tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
 }
 
-fn one(method: &Method, message: Option<Bytes>) -> Result<Response, Status> {
+/// An answer of one message: printed at once, or, where it is long, as fast as the client takes it.
+async fn answer_once(method: &'static Method, answer: Unread) -> Result<Response, Status> {
     let mut json = Vec::new();
-    encode::encode(method.output, &message.unwrap_or_default(), &mut json)
-        .ok_or_else(|| Status::internal(format!("the answer of {} cannot be read", method.path)))?;
-    Ok(answered(json.into()))
+    if answer.length <= WHOLE_BYTES {
+        encode::encode(method.output, &answer.whole().await?, &mut json).ok_or_else(|| unreadable(method))?;
+        return Ok(answered(json.into()));
+    }
+    let printer = Printer::new(method.output, answer.length, &mut json);
+    let pieces = stream::try_unfold((printer, answer, json), move |(mut printer, mut answer, mut json)| async move {
+        while json.len() < PIECE_BYTES {
+            let Some(read) = answer.next().await? else { break };
+            // Other requests of this thread go on meanwhile.
+            let printing = tokio::task::spawn_blocking(move || {
+                let printed = printer.feed(&read, &mut json);
+                (printed, printer, json)
+            });
+            let printed;
+            (printed, printer, json) =
+                printing.await.map_err(|e| Status::internal(format!("the answer was lost: {e}")))?;
+            printed.ok_or_else(|| unreadable(method))?;
+        }
+        if json.is_empty() {
+            // A client must not take the part for the whole.
+            return if printer.is_done() { Ok(None) } else { Err(unreadable(method)) };
+        }
+        Ok::<_, Status>(Some((Bytes::from(json), (printer, answer, Vec::new()))))
+    });
+    Ok(answered(Body::from_stream(pieces)))
+}
+
+fn unreadable(method: &Method) -> Status {
+    Status::internal(format!("the answer of {} cannot be read", method.path))
 }
 
 /// The head waits for the first message, as in etcd: until then an error has a status of its own.
@@ -140,6 +171,7 @@ async fn answer_stream(method: &'static Method, answers: tonic::Streaming<Bytes>
         Err(status) => Err(status),
     }));
     let first = chunks.next().await;
+    let is_empty = first.is_none();
     let code = match &first {
         Some(Err(status)) => http_code(status.code()),
         _ => StatusCode::OK,
@@ -149,6 +181,10 @@ async fn answer_stream(method: &'static Method, answers: tonic::Streaming<Bytes>
         .map(|chunk| Ok::<_, std::convert::Infallible>(chunk.unwrap_or_else(|status| stream_error(&status))));
     let mut response = answered(Body::from_stream(rest));
     *response.status_mut() = code;
+    if is_empty {
+        // An end without a message has no head of its own.
+        response.headers_mut().remove(GRPC_TYPE);
+    }
     Ok(response)
 }
 
@@ -160,8 +196,9 @@ fn chunk(method: &Method, message: &[u8]) -> Result<Bytes, Status> {
     Ok(json.into())
 }
 
+const GRPC_TYPE: HeaderName = HeaderName::from_static("grpc-metadata-content-type");
+
 fn answered(body: Body) -> Response {
-    const GRPC_TYPE: HeaderName = HeaderName::from_static("grpc-metadata-content-type");
     let mut response = body.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
