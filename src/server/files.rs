@@ -1,7 +1,7 @@
 //! How many files this process may open, and who may have them.
 //!
-//! A member that cannot open the next file of its log has to stop. So connections, which anybody may open, get only what
-//! is left beside the files of the member itself, and clients cannot take what peers need.
+//! A member that cannot open the next file of its log has to stop. So connections, which anybody may open, get only
+//! what is left beside the files of the member itself, and clients cannot take what peers need.
 
 use std::io;
 

@@ -274,6 +274,7 @@ fn connections_leave_the_log_its_files() {
     let put = PutRequest { key: "k".into(), value, ..Default::default() };
     other.put(put.clone()).expect("a put");
     let flood: Vec<TcpStream> = (0..2 * FILES).map(|_| TcpStream::connect(&address).expect("it listens")).collect();
+    server.line("as many connections are open as the limit of open files allows; new ones wait");
     // More than a segment of the log.
     for _ in 0..70 {
         other.put(put.clone()).expect("a put beside the flood");

@@ -308,21 +308,3 @@ fn a_socket_file() {
     assert!(refused.stderr.contains("a file that is no socket is in the way"), "{}", refused.stderr);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
-
-/// More connections than the process may have files: the port is back as soon as some close.
-#[test]
-fn running_out_of_files() {
-    let dir = tempfile::tempdir().unwrap();
-    let script = format!(
-        "ulimit -n 40; exec {} --listen-client-urls=http://127.0.0.1:0 --advertise-client-urls=http://h:1 \
-         --listen-peer-urls=http://127.0.0.1:0",
-        lockstepd().display()
-    );
-    let mut running = start(command("/bin/sh".as_ref(), dir.path(), &["-c", &script], &[]));
-    let address = running.client_address();
-    let crowd: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(&address).unwrap()).collect();
-    let line = running.line("cannot accept connections; will retry");
-    assert_eq!(line["error"], "too many open files");
-    drop(crowd);
-    assert_eq!(get(&address, "GET", "/version").0, 200);
-}

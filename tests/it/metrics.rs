@@ -224,6 +224,8 @@ fn a_cluster_exports_what_etcd_does() {
             let more = pb::PutRequest { key: "more".into(), ..Default::default() };
             let _ = client.put(more);
         };
+        // So that its page tells of clients, too.
+        put(&Client::connect(leader), "last");
         let page = Page::of(leader);
         (page, cluster)
     });

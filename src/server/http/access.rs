@@ -29,9 +29,6 @@ pub(super) async fn control(State(access): State<Arc<Access>>, request: Request,
     if is_grpc(request.headers()) {
         return next.run(request).await;
     }
-    if request.version() == Version::HTTP_11 && !request.headers().contains_key(header::HOST) {
-        return after(request, nameless()).await;
-    }
     let host = host_name(&request);
     if !allows(&access.hosts, &host) {
         tracing::warn!(host = host.as_str(), "rejecting HTTP request to prevent DNS rebinding attacks");
@@ -104,13 +101,6 @@ fn without_port(host: &str) -> &str {
     let is_odd = |c: char| matches!(c, '[' | ']') || (c == ':' && bracketed.is_none());
     let bare = bracketed.unwrap_or(name);
     if bare.contains(is_odd) || port.contains(['[', ']']) { host } else { bare }
-}
-
-/// As Go answers whoever names no host where HTTP demands one.
-fn nameless() -> Response {
-    let text = "400 Bad Request: missing required Host header";
-    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CONNECTION, "close")];
-    (StatusCode::BAD_REQUEST, headers, text).into_response()
 }
 
 fn refusal(host: &str) -> String {
