@@ -172,6 +172,11 @@ impl Calm {
             match event {
                 Event::Send(message) => self.network.push_back(message),
                 Event::Reply { request, result } => drop(self.replies.insert((id, request), result)),
+                Event::SnapshotEnded { sender, ok } => {
+                    if let Some(sender) = self.members.get_mut(&sender) {
+                        sender.input(Input::SnapshotSent { to: id, ok });
+                    }
+                }
                 Event::Died(reason) => self.died.push((id, reason)),
                 _ => {}
             }

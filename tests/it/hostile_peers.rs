@@ -205,7 +205,6 @@ fn no_message_panics() {
                 reject: Some(pick(&[0, 1]) == 1),
                 reject_hint: Some(pick(&edges)),
                 context: Some(vec![9; pick(&[0, 8, 24]) as usize].into()),
-                release_index: Some(pick(&edges)),
                 entries,
                 ..Default::default()
             };
