@@ -78,7 +78,9 @@ impl Meta {
         }
         let (expected, found) = (u64_at(bytes, META - 8), fnv1a(&bytes[..META - 8]));
         if expected != found {
-            return Err(Error::NotBbolt(format!("the meta page's check value is {expected:016x}, its bytes give {found:016x}")));
+            return Err(Error::NotBbolt(format!(
+                "the meta page's check value is {expected:016x}, its bytes give {found:016x}"
+            )));
         }
         let page_bytes = u32_at(bytes, 8);
         if !page_bytes.is_power_of_two() || !PAGE_SIZES.contains(&page_bytes) {
@@ -134,7 +136,10 @@ impl Node {
         let node = Node { id, bytes, is_leaf, count: usize::from(header.count) };
         let data = HEADER + node.count * ELEMENT;
         let Some(mut room) = node.bytes.len().checked_sub(data) else {
-            return Err(Error::damaged(id, format!("{} elements do not fit in its {} bytes", node.count, node.bytes.len())));
+            return Err(Error::damaged(
+                id,
+                format!("{} elements do not fit in its {} bytes", node.count, node.bytes.len()),
+            ));
         };
         if !is_leaf && node.count == 0 {
             return Err(Error::damaged(id, "a branch without elements"));
@@ -144,7 +149,7 @@ impl Node {
             let damaged = |detail: String| Err(Error::damaged(id, format!("element {at}: {detail}")));
             let [start, key_len, value_len] = node.place(at);
             let len = key_len.saturating_add(value_len);
-            // No two elements share bytes: otherwise a small page could hold an endless amount of data.
+            // Elements that share bytes could make an endless amount of data of a small page.
             let fits = start >= data as u64 && start.saturating_add(len) <= node.bytes.len() as u64;
             if !fits || len > room as u64 {
                 return damaged(format!("{len} bytes at {start} are not the page's ({} bytes)", node.bytes.len()));

@@ -136,4 +136,3 @@ impl<F: Field> Forest<F> {
         self.buckets.push(Item { key: F::text(name.as_bytes()), value, tag: IS_BUCKET }, pages)
     }
 }
-

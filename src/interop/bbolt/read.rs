@@ -276,7 +276,8 @@ impl<S: ReadAt> Walk<'_, S> {
         if node.count() > 0 {
             let (first, last) = (node.key(0), node.key(node.count() - 1));
             if start.is_some_and(|start| first < start) || end.is_some_and(|end| last >= end) {
-                let detail = format!("its keys from {} to {} are not those that page {named_by}", short(first), short(last));
+                let detail =
+                    format!("its keys from {} to {} are not those that page {named_by}", short(first), short(last));
                 return Err(Error::damaged(id, format!("{detail} says it has")));
             }
         }
