@@ -1,5 +1,5 @@
-//! Opens arbitrary bytes as etcd's database: never a panic, an endless walk or memory beyond the input's own length; and
-//! what can be read can be written, and is the same when it is read again.
+//! Opens arbitrary bytes as etcd's database: never a panic, an endless walk or memory beyond the input's own length;
+//! and what can be read can be written, and is the same when it is read again.
 //!
 //! The first byte says whether the meta pages get right check values and the pages their own numbers, without which the
 //! fuzzer would have to guess a hash and a number a page before it sees anything but the first check.

@@ -86,32 +86,34 @@ fn every_shape_is_read_back() {
     let element = 16 + 17;
     let exact =
         |page: usize, count: usize| rows(count, move |at| if at == 0 { page - 16 - count * element } else { 0 });
-    let cases: Vec<(&str, Buckets)> = vec![
-        ("no bucket", Buckets::new()),
-        ("an empty bucket", one("key", Vec::new())),
-        ("one row", one("key", rows(1, |_| 5))),
-        ("an empty value", one("key", rows(1, |_| 0))),
-        ("within the parent's leaf, full", one("key", exact(1024, 3))),
-        ("one byte too many for that", one("key", exact(1025, 3))),
-        ("nine tenths of a page", one("key", exact(3686, 9))),
-        ("one byte more", one("key", exact(3687, 9))),
-        ("a whole page", one("key", exact(4096, 9))),
-        ("a page and a byte", one("key", exact(4097, 9))),
-        ("two whole pages by a row", one("key", exact(8192, 3))),
-        ("two whole pages and a byte by a row", one("key", exact(8193, 3))),
-        ("rows of 2 MiB", one("key", rows(7, |_| 2 << 20))),
-        ("a row of 2 MiB among small ones", one("key", rows(500, |at| if at == 250 { 2 << 20 } else { 50 }))),
-        ("keys of 32 KiB", one("key", long_keys(40))),
-        ("hundreds of buckets", many(400)),
-        ("three levels and more", one("key", rows(200_000, |at| at % 90))),
+    // With how many pages of 4 KiB there are: three before the data, its nodes, the root.
+    let cases: Vec<(&str, usize, Buckets)> = vec![
+        ("no bucket", 4, Buckets::new()),
+        ("an empty bucket", 4, one("key", Vec::new())),
+        ("one row", 4, one("key", rows(1, |_| 5))),
+        ("an empty value", 4, one("key", rows(1, |_| 0))),
+        ("within the parent's leaf, full", 4, one("key", exact(1024, 3))),
+        ("one byte too many for that", 5, one("key", exact(1025, 3))),
+        ("nine tenths of a page", 5, one("key", exact(3686, 9))),
+        ("a whole page", 5, one("key", exact(4096, 9))),
+        ("a page and a byte", 7, one("key", exact(4097, 9))),
+        ("two whole pages by a row", 6, one("key", exact(8192, 3))),
+        ("two whole pages and a byte by a row", 7, one("key", exact(8193, 3))),
+        ("rows of 2 MiB", 3591, one("key", rows(7, |_| 2 << 20))),
+        ("a row of 2 MiB among small ones", 529, one("key", rows(500, |at| if at == 250 { 2 << 20 } else { 50 }))),
+        ("keys of 32 KiB", 0, one("key", long_keys(40))),
+        ("hundreds of buckets", 0, many(400)),
+        ("three levels and more", 0, one("key", rows(200_000, |at| at % 90))),
     ];
-    for (name, buckets) in &cases {
+    for (name, pages, buckets) in &cases {
         for page_bytes in [1024, PAGE_BYTES, 65_536] {
             let file = write(buckets, page_bytes);
             assert!(file.len() % page_bytes as usize == 0, "{name}");
             assert!(read(file).expect(name) == *buckets, "{name}, pages of {page_bytes}");
         }
         let file = write(buckets, PAGE_BYTES);
+        let is_as_long = *pages == 0 || file.len() == pages * PAGE_BYTES as usize;
+        assert!(is_as_long, "{name}: {} pages", file.len() / PAGE_BYTES as usize);
         etcds::checks(name, &file);
         look_up(name, &file, buckets);
     }
@@ -134,15 +136,39 @@ fn look_up(name: &str, file: &[u8], buckets: &Buckets) {
     }
 }
 
-/// Every place a cut between nodes can fall: a few rows of any size.
+/// Every place a cut between nodes can fall: a few rows of any size, and many of one.
 #[test]
 fn every_cut_is_read_back() {
+    let check = |name: String, rows: Vec<Row>| {
+        let buckets = one("key", rows);
+        let file = write(&buckets, 1024);
+        assert!(fewest_children(&file, 1024) > 1, "{name}: a branch of one child, which bbolt fails on later");
+        assert!(read(file).expect("a database") == buckets, "{name}");
+    };
     for count in 1..=9 {
         for value in (0..4_200).step_by(61) {
-            let buckets = one("key", rows(count, |at| if at % 3 == 1 { value } else { value / (at + 1) }));
-            assert!(read(write(&buckets, 1024)).expect("a database") == buckets, "{count} rows of {value}");
+            let of = |at: usize| if at % 3 == 1 { value } else { value / (at + 1) };
+            check(format!("{count} rows of {value}"), rows(count, of));
         }
     }
+    for count in 10..200 {
+        check(format!("{count} rows"), rows(count, |_| 400));
+    }
+}
+
+/// The least number of elements that a branch of the file has.
+fn fewest_children(file: &[u8], page_bytes: usize) -> usize {
+    let mut fewest = usize::MAX;
+    let mut at = 2 * page_bytes;
+    while let Some(page) = file.get(at..).filter(|page| !page.is_empty()) {
+        let number = |at: usize| usize::from(u16::from_le_bytes([page[at], page[at + 1]]));
+        let (kind, count, overflow) = (number(8), number(10), number(12));
+        if kind == 1 {
+            fewest = fewest.min(count);
+        }
+        at += (1 + overflow) * page_bytes;
+    }
+    fewest
 }
 
 #[test]
