@@ -1,7 +1,7 @@
 //! What etcd keeps in its database: which buckets there are, what their keys say, and what must hold between them.
 //!
 //! ```text
-//! key               main, '_', sub [, 't']        a marshalled KeyValue; 't' for a deletion, whose value is but its key
+//! key               main, '_', sub [, 't']        a marshalled KeyValue; 't' a deletion, whose value is but its key
 //! meta              consistent_index, term, confState, scheduledCompactRev, finishedCompactRev, storageVersion
 //! lease             big-endian id                 a marshalled Lease
 //! members           id in hexadecimal             JSON

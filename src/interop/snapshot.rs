@@ -1,8 +1,8 @@
 //! A snapshot file: a database, and behind it the SHA-256 of all its bytes.
 //!
 //! The length tells whether the digest is there: a database has whole pages, so a file of 32 bytes more than a multiple
-//! of 512 has one. A database that was copied from a data directory has none. Only the digest finds a flipped bit in the
-//! data, so whoever reads a snapshot verifies it first, in one pass that holds a piece of it.
+//! of 512 has one. A database that was copied from a data directory has none. Only the digest finds a flipped bit in
+//! the data, so whoever reads a snapshot verifies it first, in one pass that holds a piece of it.
 
 use std::fmt;
 use std::io;

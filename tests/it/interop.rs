@@ -109,7 +109,7 @@ fn every_shape_is_read_back() {
     for (name, pages, buckets) in &cases {
         for page_bytes in [1024, PAGE_BYTES, 65_536] {
             let file = write(buckets, page_bytes);
-            assert!(file.len() % page_bytes as usize == 0, "{name}");
+            assert!(file.len().is_multiple_of(page_bytes as usize), "{name}");
             assert!(read(file).expect(name) == *buckets, "{name}, pages of {page_bytes}");
         }
         let file = write(buckets, PAGE_BYTES);

@@ -1,8 +1,8 @@
 //! A B+ tree that grows from its left edge: elements come in order, nodes leave as soon as they are full.
 //!
-//! Generic over what is known of a key and a value: their lengths in the pass that plans a file, their bytes in the one
-//! that writes it. So both cut the same nodes, because it is the same code that cuts. One open node a level is held, and
-//! nothing of those that have left.
+//! Generic over what is known of a key and a value: their lengths in the pass that plans a file, their bytes in the
+//! one that writes it. So both cut the same nodes, because it is the same code that cuts. One open node a level is
+//! held, and nothing of those that have left.
 
 use bytes::Bytes;
 
