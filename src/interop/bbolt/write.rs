@@ -1,7 +1,8 @@
 //! The second pass: a whole database, written from its first byte to its last without ever going back.
 //!
 //! Pages leave in the order of their numbers: the metas, the empty list of free pages, then every node when it is full,
-//! a parent after its children. What is held is one open node a level and a page's buffer, whatever the file's size. The file is one that bbolt could have written, so that a real etcd goes on with it.
+//! a parent after its children. What is held is one open node a level and a page's buffer, whatever the file's size.
+//! The file is one that bbolt could have written, so that a real etcd goes on with it.
 
 use std::io;
 
