@@ -424,7 +424,9 @@ impl SimMember {
         let received = match (life.receiving, SnapshotMeta::of(&message)) {
             (None, Some(meta)) => {
                 let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-                snapshot::receive(&disk, &body, body.len() as u64, &meta).map(|()| meta.index).map_err(|e| e.to_string())
+                snapshot::receive(&disk, &body, body.len() as u64, &meta)
+                    .map(|()| meta.index)
+                    .map_err(|e| e.to_string())
             }
             _ => Err("another one is on its way, or it does not say what it is of".to_owned()),
         };
@@ -589,6 +591,11 @@ impl SimMember {
     pub fn log_entries(&self) -> Result<Vec<raftpb::Entry>, wal::Error> {
         let Some(life) = &self.life else { return Ok(Vec::new()) };
         life.wal.read(life.wal.first_index(), life.wal.last_index() + 1, u64::MAX)
+    }
+
+    /// The index of the first of these, or of the next where there is none.
+    pub fn log_first(&self) -> u64 {
+        self.life.as_ref().map_or(1, |life| life.wal.first_index())
     }
 
     /// The hard state as the log has it, durable or not.

@@ -128,6 +128,9 @@ pub fn hard_state(state: &HardState) -> String {
 
 pub fn persist(persist: &Persist) -> String {
     let mut out = format!("#{} {}", persist.number, hard_state(&persist.hard_state));
+    if let Some(mark) = persist.snapshot {
+        push(&mut out, format_args!(" Snapshot:{}/{}", mark.term, mark.index));
+    }
     if !persist.entries.is_empty() {
         push(&mut out, format_args!(" Entries:[{}]", entries(&persist.entries)));
     }

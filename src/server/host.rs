@@ -155,12 +155,8 @@ impl Host {
             expected_entries: 0,
             fatal: fatal.clone(),
         };
-        let backend = BackendThread {
-            backend,
-            apply: to_apply.clone(),
-            snapshots: snapshots.clone(),
-            fatal: fatal.clone(),
-        };
+        let backend =
+            BackendThread { backend, apply: to_apply.clone(), snapshots: snapshots.clone(), fatal: fatal.clone() };
         let apply = ApplyThread {
             applier,
             consensus: mailbox.clone(),

@@ -24,6 +24,7 @@ use crate::member::lease::Change as LeaseChange;
 use crate::member::membership::{Membership, ids};
 use crate::member::raft::{Input, Proposal, ReadRequest, Status};
 use crate::mvcc::View;
+use crate::mvcc::read::Read;
 use crate::ports::clock::{Clock, Instant};
 
 /// Committed but not yet applied entries beyond which new requests are refused.

@@ -52,7 +52,7 @@ impl Snapshots {
         let (pieces, body) = mpsc::channel(PIECES);
         let write = move || {
             let mut out = ToPieces { pieces, buffer: Vec::with_capacity(PIECE_BYTES) };
-            let written = snapshot::write(&view, &mut out).and_then(|()| out.flush());
+            let written = snapshot::write(&view, &mut out).map_err(io::Error::other).and_then(|()| out.flush());
             if let Err(error) = written {
                 let _ = out.pieces.blocking_send(Err(error));
             }

@@ -421,7 +421,8 @@ impl World {
                     story: format!("member {id}: {error}"),
                 })?;
                 let (view, hard_state) = (member.view().expect("it runs"), member.log_hard_state().unwrap_or_default());
-                self.show(&Seen::Booted { member: id, log: &log, hard_state, view: &view })?;
+                let first = member.log_first();
+                self.show(&Seen::Booted { member: id, first, log: &log, hard_state, view: &view })?;
                 self.happened(id, events)?;
                 let point = Point::FirstTick { member: id, life };
                 let tick_us = self.choices.choose(point, |random| random.below(TICK_US));

@@ -180,7 +180,7 @@ async fn receive(shared: &Shared, body: Incoming) -> Result<(), Failure> {
             Refusal::NotForUs => (StatusCode::FORBIDDEN, "cannot process message to mismatch member", from.clone()),
             // Not 403: to etcd that means that the sender was removed, and it stops for good.
             Refusal::Unknown => (StatusCode::NOT_FOUND, "error sender not found", from.clone()),
-            
+
             other => (StatusCode::BAD_REQUEST, "error processing raft message", format!("{from}: {other}")),
         }
     })?;

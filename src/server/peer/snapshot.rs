@@ -1,10 +1,9 @@
 //! POST /raft/snapshot: a message and, behind it, the database that it speaks of, in one body as etcd has it.
 //!
-//! Both ends hold a few pieces at a time. Whoever gets no further for a while gives up, so that a peer that stands still
-//! holds up neither the log, which is kept meanwhile, nor the next snapshot. Nothing is sent twice: raft hears how it
-//! ended, and asks again.
+//! Both ends hold a few pieces at a time. Whoever gets no further for a while gives up, so that a peer that stands
+//! still holds up neither the log, which is kept meanwhile, nor the next snapshot. Nothing is sent twice: raft hears
+//! how it ended, and asks again.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -15,12 +14,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HOST, HeaderValue};
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use lockstep_proto::raftpb::{Message, MessageType};
+use lockstep_proto::raftpb::Message;
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -48,11 +47,13 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(300);
 const PIECES: usize = 8;
 
 pub(super) fn start(shared: &Arc<Shared>, peer: &Arc<Remote>, mut queued: mpsc::Receiver<Message>) -> AbortHandle {
+    let runtime = shared.runtime.clone();
     let (shared, peer) = (shared.clone(), peer.clone());
     let run = async move {
         while let Some(message) = queued.recv().await {
             let index = index_of(&message);
-            info!("local-member-id" = %shared.identity.member(), "remote-peer-id" = %peer.hex(), index, "sending database snapshot");
+            let local = shared.identity.member();
+            info!("local-member-id" = %local, "remote-peer-id" = %peer.hex(), index, "sending database snapshot");
             let sent = send(&shared, &peer, message).await;
             match &sent {
                 Ok(bytes) => {
@@ -71,7 +72,7 @@ pub(super) fn start(shared: &Arc<Shared>, peer: &Arc<Remote>, mut queued: mpsc::
             shared.handler.snapshot_status(peer.id(), sent.is_ok());
         }
     };
-    shared.clone().runtime.spawn(run).abort_handle()
+    runtime.spawn(run).abort_handle()
 }
 
 fn index_of(message: &Message) -> u64 {
@@ -105,14 +106,10 @@ async fn send(shared: &Shared, peer: &Remote, message: Message) -> Result<u64, R
         let mut answer = std::pin::pin!(sender.send_request(request));
         loop {
             tokio::select! {
-                answer = &mut answer => {
-                    let response = answer?;
-                    let status = response.status();
-                    let text = within(READ_TIMEOUT, "the rest of the answer", read_body(response)).await?;
-                    return match status {
-                        StatusCode::NO_CONTENT => Ok(*moved.borrow()),
-                        _ => Err(RequestError::refused(status, &text)),
-                    };
+                // Before all of it is sent: it is refused.
+                early = &mut answer => {
+                    let bytes = *moved.borrow();
+                    return judge(early?, bytes).await;
                 }
                 more = timeout(STALL_LIMIT, moved.changed()) => match more {
                     Ok(Ok(())) => {}
@@ -122,15 +119,18 @@ async fn send(shared: &Shared, peer: &Remote, message: Message) -> Result<u64, R
                 },
             }
         }
-        let response = timeout(ANSWER_LIMIT, answer).await.map_err(|_| RequestError::TimedOut("the answer to a snapshot"))??;
-        let status = response.status();
-        let text = within(READ_TIMEOUT, "the rest of the answer", read_body(response)).await?;
-        match status {
-            StatusCode::NO_CONTENT => Ok(*moved.borrow()),
-            _ => Err(RequestError::refused(status, &text)),
-        }
+        let limit = |_| RequestError::TimedOut("the answer to a snapshot");
+        let response = timeout(ANSWER_LIMIT, answer).await.map_err(limit)??;
+        let bytes = *moved.borrow();
+        judge(response, bytes).await
     };
     sent.await.inspect_err(|_| peer.urls.unreachable(&url))
+}
+
+async fn judge(response: Response<Incoming>, bytes: u64) -> Result<u64, RequestError> {
+    let status = response.status();
+    let text = within(READ_TIMEOUT, "the rest of the answer", read_body(response)).await?;
+    if status == StatusCode::NO_CONTENT { Ok(bytes) } else { Err(RequestError::refused(status, &text)) }
 }
 
 struct CloseOnDrop(AbortHandle);
@@ -180,19 +180,23 @@ pub(super) async fn receive(shared: &Shared, body: Incoming) -> Result<(), Failu
     let message = decode_message(message, shared.max_message_bytes)
         .map_err(|e| (StatusCode::BAD_REQUEST, "error unmarshalling raft message", e.to_string()))?;
     let from = format!("a {} from {}", message.r#type().as_str_name(), hex(message.from()));
-    match shared.check(&message) {
-        Err(Refusal::Snapshot) => {}
-        Err(Refusal::Removed) => return Err((StatusCode::FORBIDDEN, "cannot process message from removed member", from)),
-        Err(Refusal::NotForUs) => return Err((StatusCode::FORBIDDEN, "cannot process message to mismatch member", from)),
-        Err(Refusal::Unknown) => return Err((StatusCode::NOT_FOUND, "error sender not found", from)),
-        Ok(()) | Err(_) => return Err((StatusCode::BAD_REQUEST, "wrong raft message type", from)),
+    let (status, reason) = match shared.check(&message) {
+        Err(Refusal::Snapshot) => (StatusCode::OK, ""),
+        Err(Refusal::Removed) => (StatusCode::FORBIDDEN, "cannot process message from removed member"),
+        Err(Refusal::NotForUs) => (StatusCode::FORBIDDEN, "cannot process message to mismatch member"),
+        Err(Refusal::Unknown) => (StatusCode::NOT_FOUND, "error sender not found"),
+        Ok(()) | Err(_) => (StatusCode::BAD_REQUEST, "wrong raft message type"),
+    };
+    if status != StatusCode::OK {
+        return Err((status, reason, from));
     }
     if shared.is_paused() {
         return Err((StatusCode::SERVICE_UNAVAILABLE, "paused", from));
     }
     let peer = shared.peer(message.from());
     let index = index_of(&message);
-    info!("local-member-id" = %shared.identity.member(), "remote-snapshot-sender-id" = %hex(message.from()), index, "receiving database snapshot");
+    let local = shared.identity.member();
+    info!("local-member-id" = %local, "remote-snapshot-sender-id" = %hex(message.from()), index, "receiving snapshot");
     let (pieces, taken) = mpsc::channel(PIECES);
     let (bytes, took) = tokio::join!(body.forward(pieces), shared.handler.snapshot(message, taken));
     if let Some(peer) = &peer {
@@ -224,7 +228,9 @@ impl Incomer {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(super::client::chain(&error)),
                 Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() && !data.is_empty() {
+                    if let Ok(data) = frame.into_data()
+                        && !data.is_empty()
+                    {
                         return Ok(Some(data));
                     }
                 }
