@@ -530,9 +530,8 @@ impl ApplyThread {
             Ok(effects) => {
                 self.snapshots.received_no_more();
                 self.compacting_since = None;
+                tracing::info!("applied-index" = self.applier.applied(), "applied snapshot of the leader");
                 effects.into_iter().for_each(|effect| self.carry_out(effect));
-                let applied = self.applier.applied();
-                tracing::info!("applied-index" = applied, "applied snapshot of the leader");
             }
             Err(error) => (self.fatal)(format!("taking over a received snapshot: {error}")),
         }
