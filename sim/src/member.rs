@@ -376,15 +376,17 @@ impl SimMember {
         let Some(life) = &mut self.life else { return Vec::new() };
         let count = count.min(life.apply.len());
         let mut inputs = Vec::new();
-        for work in life.apply.drain(..count).collect::<Vec<_>>() {
-            match work {
-                ApplyWork::Input(input) => inputs.push(input),
-                ApplyWork::Install(index) => {
+        for _ in 0..count {
+            // An installation takes what the former store has to say out of the queue.
+            match self.life.as_mut().and_then(|life| life.apply.pop_front()) {
+                Some(ApplyWork::Input(input)) => inputs.push(input),
+                Some(ApplyWork::Install(index)) => {
                     self.apply_inputs(std::mem::take(&mut inputs));
                     if let Err(reason) = self.install(index) {
                         self.die(reason);
                     }
                 }
+                None => break,
             }
         }
         self.apply_inputs(inputs);

@@ -8,6 +8,7 @@
 
 use super::backend::{META_CONSISTENT_INDEX, META_FINISHED_COMPACT, META_TERM};
 use super::index::Pruned;
+use super::key_index::Mark;
 use super::overlay::Bucket;
 use super::read::{Error, Revision};
 use super::row::{Rows, is_tombstone, row_key};
@@ -124,7 +125,19 @@ impl View {
 
     /// What the compaction leaves of the rows that it reaches. [`Error::Overtaken`] when the next one has pruned that.
     pub fn survivors_of_compaction(&self) -> Result<Survivors, Error> {
-        self.survivors(self.stamp().compact_rev).map(Survivors).map_err(|Pruned| Error::Overtaken)
+        let at = self.stamp().compact_rev;
+        let mut kept = Vec::new();
+        if at > 0 {
+            // A deletion at the very revision stays: a watcher may begin there.
+            let mut keep = |mark: Mark| {
+                if !mark.tombstone || mark.main == at {
+                    kept.push(mark.revision());
+                }
+            };
+            self.index().for_each_mark(at, &mut keep).map_err(|Pruned| Error::Overtaken)?;
+        }
+        kept.sort_unstable();
+        Ok(Survivors(kept))
     }
 
     /// Shows `f` every row that this view sees, in order, as if the compaction had done all its work: what a snapshot
