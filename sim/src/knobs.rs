@@ -65,6 +65,7 @@ knobs! {
     segment_bytes,
     log_cache_bytes,
     log_slack_entries,
+    log_catch_up_entries,
     store_cache_bytes,
 
     think_most_ms,
@@ -140,6 +141,7 @@ impl Knobs {
             segment_bytes: 16_384,
             log_cache_bytes: 1 << 20,
             log_slack_entries: 1_000,
+            log_catch_up_entries: 5_000,
             store_cache_bytes: 1 << 20,
             think_most_ms: 100,
             request_timeout_ms: 2_000,
@@ -197,6 +199,7 @@ impl Knobs {
             watch_catch_up_rows: *r.pick(&[1, 8, 512]),
             watch_progress_ms: *r.pick(&[500, 2_000, 10_000]),
             lease_checkpoint_ms: *r.pick(&[300, 1_000, 300_000]),
+            log_catch_up_entries: *r.pick(&[0, 20, 5_000]),
             ..plain.clone()
         };
         match profile {

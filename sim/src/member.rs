@@ -55,6 +55,7 @@ impl Default for Setup {
                 check_quorum: true,
                 log_cache_bytes: 1 << 20,
                 log_slack_entries: 1 << 16,
+                log_catch_up_entries: 5_000,
                 dice: Arc::new(SeededDice::new(1)),
             },
             segment_bytes: 1 << 16,

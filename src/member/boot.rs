@@ -47,6 +47,7 @@ pub struct RaftConfig {
     pub check_quorum: bool,
     pub log_cache_bytes: u64,
     pub log_slack_entries: u64,
+    pub log_catch_up_entries: u64,
     pub dice: Arc<dyn Dice>,
 }
 
@@ -178,6 +179,7 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
         check_quorum: config.raft.check_quorum,
         log_cache_bytes: config.raft.log_cache_bytes,
         log_slack_entries: config.raft.log_slack_entries,
+        log_catch_up_entries: config.raft.log_catch_up_entries,
         epoch,
         dice: config.raft.dice.clone(),
     };

@@ -232,6 +232,7 @@ async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Dis
             check_quorum: true,
             log_cache_bytes: LOG_CACHE_BYTES,
             log_slack_entries: config.snapshot_count.clamp(1, 100_000),
+            log_catch_up_entries: config.snapshot_catchup_entries.min(100_000),
             dice: Arc::new(SeededDice::new(random_seed())),
         },
     };

@@ -43,6 +43,7 @@ impl Member {
             check_quorum: true,
             log_cache_bytes: 1 << 20,
             log_slack_entries: 1,
+            log_catch_up_entries: 5_000,
             epoch: EPOCH,
             dice: Arc::new(SeededDice::new(1)),
         }

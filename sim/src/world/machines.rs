@@ -87,6 +87,7 @@ impl Machine {
                 check_quorum: true,
                 log_cache_bytes: knobs.log_cache_bytes,
                 log_slack_entries: knobs.log_slack_entries,
+                log_catch_up_entries: knobs.log_catch_up_entries,
                 dice: Arc::new(dice.clone()),
             },
             segment_bytes: knobs.segment_bytes,

@@ -38,6 +38,9 @@ pub struct Config {
     pub log_cache_bytes: u64,
     /// Entries kept in the log behind what the store holds, for members that are not too far behind.
     pub log_slack_entries: u64,
+    /// Entries kept beyond these for members that answer: they catch up by and by. Who does not answer, or is further
+    /// behind, gets a snapshot.
+    pub log_catch_up_entries: u64,
     /// This life of the member: durable, and greater than any before it.
     pub epoch: u64,
     /// What election time-outs are drawn with.
@@ -206,9 +209,6 @@ pub struct Status {
 const PROPOSE_BYTES: usize = 4 << 20;
 const MAX_MESSAGE_BYTES: u64 = 1 << 20;
 const MAX_INFLIGHT_MESSAGES: usize = 512;
-/// Entries that the log keeps beyond its slack for members that answer: they catch up by and by. Who does not answer,
-/// or is further behind, gets a snapshot.
-const CATCH_UP_ENTRIES: u64 = 5_000;
 
 /// See the head of this file.
 pub struct Consensus {
@@ -761,7 +761,7 @@ impl Consensus {
         if raft.state != StateRole::Leader {
             return u64::MAX;
         }
-        let patience = stored.saturating_sub(self.config.log_slack_entries + CATCH_UP_ENTRIES);
+        let patience = stored.saturating_sub(self.config.log_slack_entries + self.config.log_catch_up_entries);
         let needs = raft.prs().iter().filter_map(|(_, progress)| match progress.state {
             ProgressState::Snapshot => Some(progress.pending_snapshot),
             _ => progress.recent_active.then(|| progress.matched.max(patience)),

@@ -50,7 +50,7 @@ pub const SECTIONS: &[Section] = &[
         flag("data-dir", Text, "", Works, "Folder that holds everything this member stores (default '${name}.etcd')."),
         flag("wal-dir", Text, "", Works, "A folder of its own for the write-ahead log."),
         flag("snapshot-count", Uint, "10000", Works, "Committed entries after which a snapshot is due."),
-        flag("snapshot-catchup-entries", Uint, "5000", SafeNoOp, "Entries kept after a snapshot for followers that lag."),
+        flag("snapshot-catchup-entries", Uint, "5000", Works, "Entries kept after a snapshot for followers that lag."),
         flag("heartbeat-interval", Uint, "100", Works, "Milliseconds between two heartbeats of the leader."),
         flag("election-timeout", Uint, "1000", Works, "Milliseconds without a leader after which a member stands for election."),
         flag("initial-election-tick-advance", Bool, "true", SafeNoOp, "Shorten the wait for the first election after a start."),

@@ -48,6 +48,7 @@ pub struct Config {
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub snapshot_count: u64,
+    pub snapshot_catchup_entries: u64,
     pub max_request_bytes: u64,
     pub max_txn_ops: u64,
     pub max_concurrent_streams: u32,
@@ -152,6 +153,7 @@ fn typed(flags: &FlagSet) -> Result<Config, String> {
         heartbeat_ms: flags.u64("heartbeat-interval"),
         election_ms: flags.u64("election-timeout"),
         snapshot_count: flags.u64("snapshot-count"),
+        snapshot_catchup_entries: flags.u64("snapshot-catchup-entries"),
         max_request_bytes: flags.u64("max-request-bytes"),
         max_txn_ops: flags.u64("max-txn-ops"),
         // As in gRPC: none at all would be of no use.
