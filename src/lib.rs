@@ -5,6 +5,7 @@
 //! ```text
 //! server/   ctl/      the asynchronous shells: sockets, files, clocks, threads
 //! member/             one member as synchronous state machines: step(now, input) -> effects
+//! interop/            etcd's files: its database, read and written
 //! mvcc/               revisions, key index, views, the store on redb
 //! wal/                the write-ahead log
 //! ports/              Clock, Network, Disk: what a member asks of its world
@@ -21,6 +22,7 @@ pub mod marks;
 #[cfg(feature = "ctl")]
 #[allow(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod ctl;
+pub mod interop;
 pub mod member;
 pub mod mvcc;
 pub mod ports;

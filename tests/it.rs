@@ -47,6 +47,8 @@ mod hostile_peers;
 #[cfg(feature = "server")]
 #[path = "it/keepalive.rs"]
 mod keepalive;
+#[path = "it/interop.rs"]
+mod interop;
 #[path = "it/kv.rs"]
 mod kv;
 #[path = "it/lease.rs"]

@@ -1,0 +1,39 @@
+//! etcd's files: its database (bbolt), the snapshot that is such a database and a digest, and what etcd keeps in it.
+//!
+//! ```text
+//! etcd.rs        etcd's buckets over a database: rows of revisions, leases, members, progress
+//! snapshot.rs    a database and the SHA-256 of it: sealed while it is written, verified as it is read
+//! bbolt/         the file itself: a reader that trusts nothing, a writer that never goes back
+//! ```
+//!
+//! All of it is synchronous and knows no file: bytes come through [`ReadAt`] and leave through `std::io::Write`, in
+//! the order they stand in the file, so that either end may be a disk, a network stream or a test.
+
+pub mod bbolt;
+pub mod etcd;
+pub mod snapshot;
+
+use std::io;
+
+use bytes::Bytes;
+
+/// Bytes that can be read in any order.
+pub trait ReadAt {
+    /// Fills `out` whole, or fails with `UnexpectedEof`.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for &T {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        (**self).read_at(offset, out)
+    }
+}
+
+impl ReadAt for Bytes {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).ok();
+        let found = start.and_then(|start| self.get(start..start.checked_add(out.len())?));
+        out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
