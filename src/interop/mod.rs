@@ -12,6 +12,7 @@
 pub mod bbolt;
 pub mod etcd;
 pub mod snapshot;
+pub mod store;
 
 use std::io;
 

@@ -35,7 +35,7 @@ pub const META_FINISHED_COMPACT: &[u8] = b"finishedCompactRev";
 type RowTable = TableDefinition<'static, &'static [u8; ROW_KEY_LEN], &'static [u8]>;
 type BucketTable = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-const ROWS: RowTable = TableDefinition::new("key");
+pub(super) const ROWS: RowTable = TableDefinition::new("key");
 /// Ours, not etcd's: what this file is. Never part of a hash or a snapshot.
 const ABOUT: BucketTable = TableDefinition::new("lockstep");
 const ABOUT_FORMAT: &[u8] = b"format";
@@ -46,7 +46,7 @@ const BBOLT_MAGIC_AT: usize = 16;
 const BBOLT_MAGIC: [u8; 4] = 0xED0C_DAED_u32.to_le_bytes();
 const LEAST_FILE: u64 = 4096;
 
-const fn table(bucket: Bucket) -> BucketTable {
+pub(super) const fn table(bucket: Bucket) -> BucketTable {
     TableDefinition::new(bucket.name())
 }
 
@@ -130,7 +130,7 @@ impl Live {
 
 /// redb's view of the store's file.
 #[derive(Debug)]
-struct DiskBackend(Blocks);
+pub(super) struct DiskBackend(pub Blocks);
 
 impl StorageBackend for DiskBackend {
     fn len(&self) -> io::Result<u64> {
@@ -465,11 +465,7 @@ fn create(disk: &Arc<dyn Disk>, path: &str) -> Result<(), OpenError> {
     let made = || -> Result<(), redb::Error> {
         let db = Database::builder().create_with_backend(DiskBackend(blocks.clone()))?;
         let txn = db.begin_write()?;
-        txn.open_table(ROWS)?;
-        for bucket in Bucket::ALL {
-            txn.open_table(table(bucket))?;
-        }
-        txn.open_table(ABOUT)?.insert(ABOUT_FORMAT, &*FORMAT.to_be_bytes().to_vec())?;
+        begin(&txn)?;
         txn.commit()?;
         Ok(db.close()?)
     };
@@ -477,6 +473,16 @@ fn create(disk: &Arc<dyn Disk>, path: &str) -> Result<(), OpenError> {
     blocks.file().sync_data().map_err(io("creating"))?;
     disk.rename(&temporary, path).map_err(io("naming"))?;
     disk.sync_dir(directory).map_err(io("syncing the directory of"))
+}
+
+/// Every table that a store has, and what it is.
+pub(super) fn begin(txn: &WriteTransaction) -> Result<(), redb::Error> {
+    txn.open_table(ROWS)?;
+    for bucket in Bucket::ALL {
+        txn.open_table(table(bucket))?;
+    }
+    txn.open_table(ABOUT)?.insert(ABOUT_FORMAT, &*FORMAT.to_be_bytes().to_vec())?;
+    Ok(())
 }
 
 /// Looks at the first bytes before redb does, to say what the file is rather than what it is not.

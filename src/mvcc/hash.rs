@@ -112,23 +112,50 @@ impl View {
 
     /// Adds all rows up to `upto`, of those at or below the compaction only the `kept` ones.
     fn hash_rows(&self, crc: &mut u32, upto: i64, kept: &[Revision]) -> Result<(), Error> {
-        let compacted = self.stamp().compact_rev;
-        let mut kept = kept.iter().peekable();
-        let mut add = |revision: Revision, value: &[u8]| {
-            if revision.main <= compacted {
-                while kept.next_if(|&&k| k < revision).is_some() {}
-                if kept.next_if_eq(&&revision).is_none() {
-                    return;
-                }
-            }
+        self.each_kept_row(upto, kept, |revision, value| {
             let mut sum = crc32c::crc32c_append(*crc, &row_key(revision));
             if is_tombstone(value) {
                 sum = crc32c::crc32c_append(sum, TOMBSTONE_MARK);
             }
             *crc = crc32c::crc32c_append(sum, value);
+            Ok(())
+        })
+    }
+
+    /// What the compaction leaves of the rows that it reaches. [`Error::Overtaken`] when the next one has pruned that.
+    pub fn survivors_of_compaction(&self) -> Result<Survivors, Error> {
+        self.survivors(self.stamp().compact_rev).map(Survivors).map_err(|Pruned| Error::Overtaken)
+    }
+
+    /// Shows `f` every row that this view sees, in order, as if the compaction had done all its work: what a snapshot
+    /// copies.
+    pub fn for_each_row(
+        &self,
+        survivors: &Survivors,
+        f: impl FnMut(Revision, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.each_kept_row(self.stamp().rev, &survivors.0, f)
+    }
+
+    fn each_kept_row(
+        &self,
+        upto: i64,
+        kept: &[Revision],
+        mut f: impl FnMut(Revision, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let compacted = self.stamp().compact_rev;
+        let mut kept = kept.iter().peekable();
+        let mut take = |revision: Revision, value: &[u8]| {
+            if revision.main <= compacted {
+                while kept.next_if(|&&k| k < revision).is_some() {}
+                if kept.next_if_eq(&&revision).is_none() {
+                    return Ok(());
+                }
+            }
+            f(revision, value)
         };
         self.base().reader.for_each_row(Revision::default(), upto, |revision, value| {
-            add(revision, value);
+            take(revision, value)?;
             Ok(true)
         })?;
         for overlay in &self.base().overlays {
@@ -137,7 +164,7 @@ impl View {
                 let mut piece = Rows::at_most(CHUNK, usize::MAX);
                 overlay.rows_from(from, upto, &mut piece);
                 for row in &piece.rows {
-                    add(row.revision, &row.value);
+                    take(row.revision, &row.value)?;
                 }
                 match piece.rows.last() {
                     Some(last) if piece.more => from = after(last.revision),
@@ -148,3 +175,7 @@ impl View {
         Ok(())
     }
 }
+
+/// See [`View::survivors_of_compaction`].
+#[derive(Debug)]
+pub struct Survivors(Vec<Revision>);

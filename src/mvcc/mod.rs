@@ -5,6 +5,7 @@
 //! View    what readers hold: one revision, immutable, on any thread                         view.rs hash.rs
 //! Index   key -> generations of revisions, shared by both                                   index.rs key_index.rs
 //! Overlay a batch's changes until redb has them, shared by both                             overlay.rs
+//! Loader  a whole store written in one go                                                  bulk.rs
 //! Backend redb over the Disk port: one durable transaction a batch                         backend.rs blocks.rs row.rs
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod backend;
 mod blocks;
+mod bulk;
 mod compact;
 mod hash;
 mod index;
@@ -26,10 +28,11 @@ mod view;
 
 pub use backend::{Backend, Batch, Committed, FORMAT, OpenError};
 pub use blocks::Poison;
+pub use bulk::Loader;
 pub use compact::CompactProgress;
-pub use hash::HashKv;
+pub use hash::{HashKv, Survivors};
 pub use overlay::{Bucket, BucketEntry};
-pub use row::{Header, Row, Rows, header, parse_row_key, row_key};
+pub use row::{Header, Row, Rows, header, is_tombstone, parse_row_key, row_key};
 pub use store::{Options, Store};
 pub use txn::WriteTxn;
 pub use view::{View, read_newest};
