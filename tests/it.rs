@@ -44,11 +44,11 @@ mod gateway;
 mod hostile_clients;
 #[path = "it/hostile_peers.rs"]
 mod hostile_peers;
+#[path = "it/interop.rs"]
+mod interop;
 #[cfg(feature = "server")]
 #[path = "it/keepalive.rs"]
 mod keepalive;
-#[path = "it/interop.rs"]
-mod interop;
 #[path = "it/kv.rs"]
 mod kv;
 #[path = "it/lease.rs"]

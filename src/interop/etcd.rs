@@ -49,6 +49,12 @@ pub struct KeyRow {
 }
 
 impl KeyRow {
+    /// Whether it is of no key: the restore of 3.6 puts such a row where it moves the revision to, and has it compacted
+    /// at the first start.
+    pub fn is_marker(&self) -> bool {
+        self.value.is_empty()
+    }
+
     /// The row without its value's own bytes.
     pub fn header(&self) -> Header<'_> {
         header(&self.value).expect("it was looked at when it was read")
@@ -196,6 +202,9 @@ fn key_row(key: Bytes, value: Bytes) -> Result<KeyRow, String> {
         _ => (&key[..], false),
     };
     let revision = parse_row_key(place).ok_or("its key is no revision")?;
+    if value.is_empty() && !is_deletion {
+        return Ok(KeyRow { revision, is_deletion, value });
+    }
     let Some(head) = header(&value) else { return Err("its value is no KeyValue".to_string()) };
     if head.tombstone != is_deletion {
         return Err("its key and its value do not agree on whether it is a deletion".to_string());
