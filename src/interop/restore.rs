@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 
+use super::etcd::REVISIONS;
 use super::store::{Keep, Loaded};
 use crate::mvcc::read::Revision;
 use crate::mvcc::{Bucket, parse_row_key, row_key};
@@ -38,7 +39,8 @@ impl Keep for NewCluster {
         let is_kept = match bucket {
             Bucket::Members | Bucket::MembersRemoved | Bucket::Cluster => false,
             Bucket::Meta if key == SCHEDULED || key == FINISHED => {
-                let revision = parse_row_key(&value).ok_or("it is no revision")?;
+                let revision = parse_row_key(&value).filter(|revision| revision.main <= *REVISIONS.end());
+                let revision = revision.ok_or("it is no revision")?;
                 self.compacted = self.compacted.max(revision.main);
                 true
             }

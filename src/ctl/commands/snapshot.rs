@@ -20,6 +20,7 @@ use crate::ctl::flags::{Flag, Flags, Kind, flag};
 use crate::ctl::golang::{human_bytes, json_string, now_epoch};
 use crate::ctl::progress::Download;
 use crate::ctl::{Context, Failure, code, emit, say_error};
+use crate::interop::etcd::REVISIONS;
 use crate::interop::snapshot::{self, DIGEST_BYTES, Sum};
 use crate::interop::status;
 use crate::offline::file::reason;
@@ -116,8 +117,8 @@ pub fn restore(context: &mut Context) -> Result<(), Failure> {
 /// How far `--bump-revision` moves; it and `--mark-compacted` go together.
 pub fn bump(flags: &Flags) -> Result<i64, Failure> {
     let bump = flags.int("bump-revision");
-    if bump < 0 {
-        let text = format!("--bump-revision moves the revision ahead: {bump} is no number of revisions");
+    if !(0..=*REVISIONS.end()).contains(&bump) {
+        let text = format!("--bump-revision moves the revision ahead, and not by {bump}");
         return Err(Failure::new(code::BAD_ARGS, text));
     }
     if (bump > 0) != flags.bool("mark-compacted") {
