@@ -1,4 +1,4 @@
-//! What a new cluster keeps of a snapshot: keys, leases, users and alarms, and nothing of the cluster it was taken from.
+//! What a new cluster keeps of a snapshot: keys, leases, users, alarms; nothing of the cluster it was taken from.
 //!
 //! Members, the cluster's version and how far the log had come belong to the old cluster; the new one founds itself
 //! from its own log, and its store begins before the first entry. The revision may be moved ahead, so that whoever

@@ -1,8 +1,8 @@
 //! `Maintenance.Snapshot`: a view of the store as an etcd database, in blobs as etcd cuts them, and its digest.
 //!
-//! It is written while it is sent, by a thread of its own, so memory holds some blobs of it. Writes go on meanwhile, but
-//! the view pins pages of the store: a client must take [`LEAST_BYTES_PER_S`] on average, with [`ALLOWANCE`] to spare,
-//! or is given up. (A copy on the disk would pin nothing, and might take the room that the member needs to go on.)
+//! It is written while it is sent, by a thread of its own, so memory holds some blobs of it. Writes go on meanwhile,
+//! but the view pins pages of the store: a client must take [`LEAST_BYTES_PER_S`] on average, with [`ALLOWANCE`] to
+//! spare, or is given up. (A copy on the disk would pin nothing, and might take the room that the member needs.)
 
 use std::io::{self, Write};
 use std::sync::Arc;

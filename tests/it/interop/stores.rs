@@ -9,7 +9,7 @@ use lockstep::interop::etcd::key_of;
 use lockstep::interop::restore::NewCluster;
 use lockstep::interop::store::{Everything, Keep, load};
 use lockstep::mvcc::read::{Read, Revision};
-use lockstep::mvcc::{self, Bucket, Store};
+use lockstep::mvcc::{self, Backend, Bucket, Store};
 use lockstep::ports::disk::Disk;
 use lockstep::proto::leasepb::Lease;
 use lockstep::proto::mvccpb::KeyValue;
@@ -56,15 +56,16 @@ fn database(changes: &[(&str, Row)]) -> Bytes {
     write(&buckets, PAGE_BYTES).into()
 }
 
-fn loaded(file: &Bytes, keep: &mut impl Keep) -> Result<(Store, tempfile::TempDir), String> {
+/// The store, and what it lives on.
+fn loaded(file: &Bytes, keep: &mut impl Keep) -> Result<(Store, (Backend, tempfile::TempDir)), String> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir.path()).expect("a folder"));
     if let Err(error) = load(&disk, PATH, file.clone(), file.len() as u64, keep) {
         assert_eq!(disk.list("").unwrap_or_default(), Vec::<String>::new(), "{error}");
         return Err(error.to_string());
     }
-    let (store, _backend) = Store::open(disk, PATH, mvcc::Options::default()).map_err(|error| error.to_string())?;
-    Ok((store, dir))
+    let (store, backend) = Store::open(disk, PATH, mvcc::Options::default()).map_err(|error| error.to_string())?;
+    Ok((store, (backend, dir)))
 }
 
 #[test]
