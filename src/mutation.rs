@@ -368,12 +368,12 @@ mutations! {
         knobs: [("log_slack_entries", 0), ("segment_bytes", 4_096), ("store_commit_ms", 5_000)],
     }
 
-    /// Members that have not been heard of do not count when the log is released. When they are back, nobody has the
-    /// entries that they lack.
-    LogReleasedForAbsent "log-released-for-absent" {
-        about: "the log is released although an absent member needs it",
-        source: "our own; the reason for etcd's snapshot-catchup-entries",
-        checkers: &["progress", "durability", "process", "panic"],
+    /// A received snapshot's store takes its place before the log says durably that it goes on behind it: after a crash
+    /// in between the log ends before what the store holds.
+    InstalledBeforeLog "installed-before-log" {
+        about: "a received snapshot is installed before the log says so durably",
+        source: "canon 28: etcd's failpoints between the WAL's snapshot record and the snapshot file; etcd #18055",
+        checkers: &["process", "durability", "progress"],
         trigger: ABSENCES,
         knobs: [("log_slack_entries", 0), ("segment_bytes", 4_096), ("store_commit_ms", 100)],
     }

@@ -66,6 +66,9 @@ mod peer_codec;
 #[cfg(feature = "server")]
 #[path = "it/peer_oracle.rs"]
 mod peer_oracle;
+#[cfg(feature = "server")]
+#[path = "it/peer_snapshot.rs"]
+mod peer_snapshot;
 #[path = "it/processes.rs"]
 mod processes;
 #[path = "it/rot.rs"]

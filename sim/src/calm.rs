@@ -57,6 +57,10 @@ impl Calm {
     pub fn crash(&mut self, id: u64, loss: Loss, choose: &mut dyn FnMut(usize) -> usize) {
         self.members.get_mut(&id).expect("a member").crash(loss, choose);
         self.network.retain(|message| message.to() != id);
+        // Whoever was sending it a snapshot notices.
+        for member in self.members.values_mut().filter(|member| member.id() != id) {
+            member.input(Input::SnapshotSent { to: id, ok: false });
+        }
     }
 
     /// Until nothing moves, or somebody has died.
@@ -172,6 +176,11 @@ impl Calm {
             match event {
                 Event::Send(message) => self.network.push_back(message),
                 Event::Reply { request, result } => drop(self.replies.insert((id, request), result)),
+                Event::SnapshotEnded { sender, ok } => {
+                    if let Some(sender) = self.members.get_mut(&sender) {
+                        sender.input(Input::SnapshotSent { to: id, ok });
+                    }
+                }
                 Event::Died(reason) => self.died.push((id, reason)),
                 _ => {}
             }

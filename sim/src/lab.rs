@@ -389,6 +389,13 @@ quiet COMMAND                  without output";
                 }
                 Event::Batch { consistent_index } => format!("{id:x} Batch up to {consistent_index}"),
                 Event::StoreDurable(index) => format!("{id:x} StoreDurable:{index}"),
+                Event::SnapshotEnded { sender, ok } => {
+                    if let Some(slot) = self.members.get_mut(&sender) {
+                        slot.member.input(Input::SnapshotSent { to: id, ok });
+                    }
+                    format!("{id:x} Snapshot of {sender:x} {}", if ok { "taken" } else { "refused" })
+                }
+                Event::Installed(index) => format!("{id:x} Installed:{index}"),
                 Event::Died(reason) => {
                     self.links.retain(|(_, to), _| *to != id);
                     format!("{id:x} Died: {reason}")

@@ -21,7 +21,12 @@ pub const REQUIRED: &[&str] = &[
     "three writes of a member were in flight at once",
     "entry evicted from memory",
     "lagging follower's entries fetched from the log",
-    "log released that every member has",
+    "log released that nobody needs",
+    // Snapshots.
+    "snapshot sent to a member that was too far behind",
+    "snapshot accepted from the leader",
+    "received snapshot installed",
+    "snapshot did not arrive",
     // Proposals.
     "several proposals went into one message",
     "proposal forwarded to the leader",
@@ -92,6 +97,12 @@ pub const REQUIRED: &[&str] = &[
 
 /// Marks that may stay at zero.
 pub const OTHERS: &[&str] = &[
+    // Snapshots.
+    "boot put a received snapshot in place",
+    "boot removed a snapshot that was on its way",
+    "conf change of before the snapshot left out",
+    "received snapshot could not be taken",
+    "snapshot came that was of no use",
     // Leases.
     "round before a revocation asked for again",
     "round before a revocation confirmed too late",

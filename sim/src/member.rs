@@ -14,12 +14,14 @@ use lockstep::member::error::EtcdError;
 use lockstep::member::lease;
 use lockstep::member::lease::{Renewal, TimeToLive};
 use lockstep::member::membership::{Member, ids};
-use lockstep::member::raft::{Consensus, Effect, Fetch, Input, Persist, Proposal, ReadRequest, Status};
+use lockstep::member::raft::{Consensus, Effect, Fetch, Input, Persist, Proposal, ReadRequest, SnapshotMeta, Status};
+use lockstep::member::snapshot;
 use lockstep::member::watch;
 use lockstep::mvcc::read::Read;
 use lockstep::mvcc::{self, Backend, Batch, View};
 use lockstep::ports::clock::Instant;
 use lockstep::ports::dice::SeededDice;
+use lockstep::ports::disk::Disk;
 use lockstep::wal::{self, Wal};
 use lockstep::{mutation, sometimes};
 use lockstep_proto::etcdserverpb::{InternalRaftRequest, PutResponse, RequestHeader, ResponseHeader, WatchRequest};
@@ -129,6 +131,13 @@ pub enum Event {
         consistent_index: u64,
     },
     StoreDurable(u64),
+    /// What came of the snapshot that this member has sent: its transport is to hear.
+    SnapshotEnded {
+        sender: u64,
+        ok: bool,
+    },
+    /// A received snapshot has taken the store's place.
+    Installed(u64),
     /// The process has ended, and says why.
     Died(String),
 }
@@ -155,7 +164,11 @@ struct Life {
     log: VecDeque<LogWork>,
     /// The newest persist that was appended and waits for its fsync.
     appended: Option<u64>,
-    apply: VecDeque<apply::Input>,
+    apply: VecDeque<ApplyWork>,
+    /// The view that members are sent which are too far behind.
+    kept: Option<Arc<View>>,
+    /// The snapshot that was received and is neither installed nor refused yet.
+    receiving: Option<u64>,
     batches: VecDeque<Arc<Batch>>,
     compaction_waits: bool,
     view: Arc<View>,
@@ -172,6 +185,12 @@ enum LogWork {
     Persist(Persist),
     Fetch(Fetch),
     Release(u64),
+}
+
+#[derive(Debug)]
+enum ApplyWork {
+    Input(apply::Input),
+    Install(u64),
 }
 
 /// What waits in front of each stage.
@@ -236,6 +255,8 @@ impl SimMember {
             log: VecDeque::new(),
             appended: None,
             apply: VecDeque::new(),
+            kept: None,
+            receiving: None,
             batches: VecDeque::new(),
             compaction_waits: false,
             view,
@@ -276,8 +297,12 @@ impl SimMember {
     // Consensus.
 
     pub fn input(&mut self, input: Input) {
-        if let Some(life) = &mut self.life {
-            life.inbox.push(input);
+        match (&mut self.life, input) {
+            (None, _) => {}
+            (_, Input::Message(message)) if message.r#type() == raftpb::MessageType::MsgSnap => {
+                self.receive_snapshot(message);
+            }
+            (Some(life), input) => life.inbox.push(input),
         }
     }
 
@@ -348,20 +373,81 @@ impl SimMember {
 
     /// The apply machine takes the first `count` inputs that wait for it.
     pub fn apply(&mut self, count: usize) -> Vec<Event> {
-        if let Some(life) = &mut self.life {
-            let count = count.min(life.apply.len());
-            let inputs: Vec<_> = life.apply.drain(..count).collect();
-            for effect in life.applier.step(inputs) {
-                self.apply_effect(effect);
+        let Some(life) = &mut self.life else { return Vec::new() };
+        let count = count.min(life.apply.len());
+        let mut inputs = Vec::new();
+        for work in life.apply.drain(..count).collect::<Vec<_>>() {
+            match work {
+                ApplyWork::Input(input) => inputs.push(input),
+                ApplyWork::Install(index) => {
+                    self.apply_inputs(std::mem::take(&mut inputs));
+                    if let Err(reason) = self.install(index) {
+                        self.die(reason);
+                    }
+                }
             }
         }
+        self.apply_inputs(inputs);
         self.take_events()
+    }
+
+    fn apply_inputs(&mut self, inputs: Vec<apply::Input>) {
+        let Some(life) = &mut self.life else { return };
+        for effect in life.applier.step(inputs) {
+            self.apply_effect(effect);
+        }
+    }
+
+    /// What the old store was still to commit is of no more use, nor is what it has to say.
+    fn install(&mut self, index: u64) -> Result<(), String> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        life.batches.clear();
+        life.apply.retain(|work| !matches!(work, ApplyWork::Input(apply::Input::Committed(_))));
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let options = mvcc::Options { cache_bytes: self.setup.store_cache_bytes };
+        let (store, backend) = snapshot::install(&disk, index, options).map_err(|e| e.to_string())?;
+        std::mem::replace(&mut life.backend, backend).poison();
+        life.receiving = None;
+        let effects = life.applier.replace(store).map_err(|e| e.to_string())?;
+        self.events.push(Event::Installed(index));
+        for effect in effects {
+            self.apply_effect(effect);
+        }
+        Ok(())
+    }
+
+    /// A snapshot comes: it is on the disk, whole and in our format, before consensus hears of it.
+    fn receive_snapshot(&mut self, mut message: Box<raftpb::Message>) {
+        let Some(life) = &mut self.life else { return };
+        let sender = message.from();
+        let body = message.snapshot.as_mut().and_then(|snapshot| snapshot.data.take()).unwrap_or_default();
+        let received = match (life.receiving, SnapshotMeta::of(&message)) {
+            (None, Some(meta)) => {
+                let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+                snapshot::receive(&disk, &body, body.len() as u64, &meta)
+                    .map(|()| meta.index)
+                    .map_err(|e| e.to_string())
+            }
+            _ => Err("another one is on its way, or it does not say what it is of".to_owned()),
+        };
+        match received {
+            Ok(index) => {
+                life.receiving = Some(index);
+                life.inbox.push(Input::Message(message));
+                self.events.push(Event::SnapshotEnded { sender, ok: true });
+            }
+            Err(reason) if self.disk.crashed() => self.die(reason),
+            Err(_) => {
+                sometimes!("received snapshot could not be taken");
+                self.events.push(Event::SnapshotEnded { sender, ok: false });
+            }
+        }
     }
 
     /// The timer of the store's commits has run out: queued for apply.
     pub fn commit_due(&mut self) {
         if let Some(life) = &mut self.life {
-            life.apply.push_back(apply::Input::Commit);
+            life.apply.push_back(ApplyWork::Input(apply::Input::Commit));
         }
     }
 
@@ -370,7 +456,7 @@ impl SimMember {
         if let Some(life) = &mut self.life
             && std::mem::take(&mut life.compaction_waits)
         {
-            life.apply.push_back(apply::Input::CompactStep);
+            life.apply.push_back(ApplyWork::Input(apply::Input::CompactStep));
         }
     }
 
@@ -380,7 +466,7 @@ impl SimMember {
             && let Some(batch) = life.batches.pop_front()
         {
             match life.backend.commit(&batch) {
-                Ok(committed) => life.apply.push_back(apply::Input::Committed(committed)),
+                Ok(committed) => life.apply.push_back(ApplyWork::Input(apply::Input::Committed(committed))),
                 Err(error) => self.die(error.to_string()),
             }
         }
@@ -507,6 +593,11 @@ impl SimMember {
         life.wal.read(life.wal.first_index(), life.wal.last_index() + 1, u64::MAX)
     }
 
+    /// The index of the first of these, or of the next where there is none.
+    pub fn log_first(&self) -> u64 {
+        self.life.as_ref().map_or(1, |life| life.wal.first_index())
+    }
+
     /// The hard state as the log has it, durable or not.
     pub fn log_hard_state(&self) -> Option<raftpb::HardState> {
         self.life.as_ref().map(|life| life.wal.hard_state())
@@ -515,14 +606,27 @@ impl SimMember {
     fn consensus_effect(&mut self, effect: Effect) {
         let Some(life) = &mut self.life else { return };
         match effect {
-            Effect::Send(messages) => self.events.extend(messages.into_iter().map(Box::new).map(Event::Send)),
+            Effect::Send(messages) => {
+                let sent = messages.into_iter().filter_map(|message| life.with_body(message));
+                self.events.extend(sent.map(Box::new).map(Event::Send));
+            }
             Effect::Persist(persist) => {
                 self.events.push(Event::Persist(persist.clone()));
                 life.log.push_back(LogWork::Persist(persist));
             }
             Effect::Apply(entries) => {
                 self.events.push(Event::Committed(entries.clone()));
-                life.apply.push_back(apply::Input::Entries(entries));
+                life.apply.push_back(ApplyWork::Input(apply::Input::Entries(entries)));
+            }
+            Effect::TakeSnapshot => life.apply.push_back(ApplyWork::Input(apply::Input::Snapshot)),
+            Effect::DropSnapshot => life.kept = None,
+            Effect::Install { index } => life.apply.push_back(ApplyWork::Install(index)),
+            Effect::SnapshotRefused { index } => {
+                life.receiving = None;
+                let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+                if let Err(error) = snapshot::discard(&*disk, index) {
+                    self.die(error.to_string());
+                }
             }
             Effect::ReadReady { reads, index, led } => {
                 let ids: Vec<u64> = reads.iter().map(|read| read.id).collect();
@@ -576,6 +680,10 @@ impl SimMember {
                 self.events.push(Event::StoreDurable(index));
                 life.inbox.push(Input::StoreDurable(index));
             }
+            apply::Effect::Snapshot { view, meta } => {
+                life.kept = Some(view);
+                life.inbox.push(Input::Snapshot(meta));
+            }
             apply::Effect::Compacting => life.compaction_waits = true,
             apply::Effect::Stop(reason) => self.die(reason),
         }
@@ -604,6 +712,21 @@ impl Life {
         ids::first_request(member, self.epoch).wrapping_add(self.sequence)
     }
 
+    /// A snapshot leaves with what it is of. One that nobody keeps any more does not leave.
+    fn with_body(&mut self, mut message: raftpb::Message) -> Option<raftpb::Message> {
+        let Some(meta) = SnapshotMeta::of(&message) else { return Some(message) };
+        let body = self.kept.as_ref().filter(|view| view.applied_index() == meta.index).map(|view| {
+            let mut body = Vec::new();
+            snapshot::write(view, &mut body).map(|()| body)
+        });
+        let Some(Ok(body)) = body else {
+            self.inbox.push(Input::SnapshotSent { to: message.to(), ok: false });
+            return None;
+        };
+        message.snapshot.get_or_insert_default().data = Some(body.into());
+        Some(message)
+    }
+
     /// An answer as it would be if nothing could go wrong from here on. Forgets that a client waits.
     fn reply_too_early(&mut self, id: u64, request: &InternalRaftRequest) -> Option<Event> {
         request.put.as_ref()?;
@@ -616,7 +739,7 @@ impl Life {
     fn log_work(&mut self, work: LogWork) -> Result<(), wal::Error> {
         match work {
             LogWork::Persist(persist) => {
-                self.wal.append(Some(&persist.hard_state), &persist.entries)?;
+                persist.append_to(&mut self.wal)?;
                 sometimes!(self.appended.is_some(), "several appends shared one fsync");
                 self.appended = Some(persist.number);
             }

@@ -30,8 +30,8 @@ pub fn message(m: &Message) -> String {
     if m.commit() != 0 {
         push(&mut out, format_args!(" Commit:{}", m.commit()));
     }
-    if let Some(release) = m.release_index {
-        push(&mut out, format_args!(" Release:{release}"));
+    if let Some(meta) = m.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref()) {
+        push(&mut out, format_args!(" Snapshot:{}/{}", meta.term(), meta.index()));
     }
     if let Some(context) = m.context.as_deref() {
         push(&mut out, format_args!(" Ctx:{}", stamp(context)));
@@ -128,6 +128,9 @@ pub fn hard_state(state: &HardState) -> String {
 
 pub fn persist(persist: &Persist) -> String {
     let mut out = format!("#{} {}", persist.number, hard_state(&persist.hard_state));
+    if let Some(mark) = persist.snapshot {
+        push(&mut out, format_args!(" Snapshot:{}/{}", mark.term, mark.index));
+    }
     if !persist.entries.is_empty() {
         push(&mut out, format_args!(" Entries:[{}]", entries(&persist.entries)));
     }

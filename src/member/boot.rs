@@ -13,6 +13,7 @@ use prost::Message;
 use super::apply::Applier;
 use super::membership::Member;
 use super::raft::{Consensus, Recovered};
+use super::snapshot;
 use crate::mvcc::{self, Backend, Store};
 use crate::ports::dice::Dice;
 use crate::ports::disk::Disk;
@@ -118,6 +119,7 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
     }
     disk.create_dir_all(SNAP_DIR)?;
     let is_new = !Wal::exists(&*wal_disk, &config.wal_dir)?;
+    finish_install(&*disk, &wal_disk, config, is_new)?;
     let (store, mut backend) = Store::open(disk, STORE_PATH, config.store)?;
     let applied = store.durable_index();
     if is_new {
@@ -154,12 +156,19 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
         return Err(Error::LogTooShort { last, applied });
     }
     let first = wal.first_index();
-    if first > applied.max(1) {
+    let mark = log.snapshot;
+    let is_behind_snapshot = mark.index > 0 && first == mark.index + 1;
+    let needed = if is_behind_snapshot { mark.index } else { first };
+    if needed > applied.max(1) {
         return Err(Error::LogTooLate { before: first - 1, applied });
     }
     backend.keep()?;
-    // The oldest entry stands for all before it: its own term is known, theirs are not.
-    let truncated = if first == 1 { (0, 0) } else { (first, wal.term(first)?) };
+    let truncated = match first {
+        _ if is_behind_snapshot => (mark.index, mark.term),
+        1 => (0, 0),
+        // The oldest entry stands for all before it: its own term is known, theirs are not.
+        first => (first, wal.term(first)?),
+    };
     let applier = Applier::new(store)?;
     let recovered = Recovered {
         hard_state: log.hard_state,
@@ -209,6 +218,31 @@ pub fn found_log(
     drop(Wal::create(wal_disk.clone(), wal_dir, metadata, options)?);
     let (mut wal, _) = Wal::open(wal_disk.clone(), wal_dir, options, 1)?;
     Ok(found(&mut wal, founders)?)
+}
+
+/// A crash may have come between the log's word that a snapshot is here, and the store of it taking its place. Whatever
+/// else was on its way is of no use any more.
+fn finish_install(disk: &dyn Disk, wal_disk: &Arc<dyn Disk>, config: &Config, is_new: bool) -> Result<(), Error> {
+    let names = disk.list(SNAP_DIR)?;
+    let unfinished: Vec<&String> = names.iter().filter(|name| snapshot::is_unfinished(name)).collect();
+    if unfinished.is_empty() {
+        return Ok(());
+    }
+    let mark = match is_new {
+        true => 0,
+        false => Wal::open(wal_disk.clone(), &config.wal_dir, config.wal, u64::MAX)?.1.snapshot.index,
+    };
+    for name in unfinished {
+        let path = format!("{SNAP_DIR}/{name}");
+        if path == snapshot::path(mark) {
+            sometimes!("boot put a received snapshot in place");
+            snapshot::put_in_place(disk, mark)?;
+        } else {
+            sometimes!("boot removed a snapshot that was on its way");
+            disk.remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The log of a new cluster begins with the founders' conf changes, committed in term 1, the same on every founder.

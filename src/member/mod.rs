@@ -16,4 +16,5 @@ mod intervals;
 pub mod lease;
 pub mod membership;
 pub mod raft;
+pub mod snapshot;
 pub mod watch;

@@ -24,11 +24,12 @@ use lockstep_proto::raftpb;
 use super::leases;
 use super::metrics::METRICS;
 use super::node::Node;
+use super::snapshots::Snapshots;
 use crate::member::apply::{self, Applier};
 use crate::member::boot::Booted;
 use crate::member::raft::{Consensus, Effect, Fetch, Input, Persist};
 use crate::mvcc::read::Read;
-use crate::mvcc::{Backend, Batch};
+use crate::mvcc::{Backend, Batch, Store};
 use crate::ports::clock::{Clock, Instant};
 use crate::ports::network::Network;
 use crate::wal::{Spare, Wal};
@@ -131,6 +132,7 @@ impl Host {
         inbox: Inbox,
         node: Arc<Node>,
         network: Arc<dyn Network>,
+        snapshots: Arc<Snapshots>,
         clock: RealClock,
         pace: Pace,
         fatal: Fatal,
@@ -153,12 +155,15 @@ impl Host {
             expected_entries: 0,
             fatal: fatal.clone(),
         };
-        let backend = BackendThread { backend, apply: to_apply.clone(), fatal: fatal.clone() };
+        let backend =
+            BackendThread { backend, apply: to_apply.clone(), snapshots: snapshots.clone(), fatal: fatal.clone() };
         let apply = ApplyThread {
             applier,
             consensus: mailbox.clone(),
-            backend: to_backend,
+            backend: to_backend.clone(),
             node: node.clone(),
+            snapshots: snapshots.clone(),
+            parked: None,
             pace,
             fatal: fatal.clone(),
             compact_at: None,
@@ -169,8 +174,10 @@ impl Host {
             consensus,
             log: to_log,
             apply: to_apply,
+            backend: to_backend,
             node,
             network,
+            snapshots,
             clock,
             pace,
             fatal: fatal.clone(),
@@ -233,8 +240,10 @@ struct ConsensusThread {
     consensus: Consensus,
     log: Sender<ToLog>,
     apply: Sender<ToApply>,
+    backend: Sender<ToBackend>,
     node: Arc<Node>,
     network: Arc<dyn Network>,
+    snapshots: Arc<Snapshots>,
     clock: RealClock,
     pace: Pace,
     fatal: Fatal,
@@ -293,6 +302,16 @@ impl ConsensusThread {
             }
             Effect::Release { index } => {
                 let _ = self.log.send(ToLog::Release(index));
+            }
+            Effect::TakeSnapshot => {
+                let _ = self.apply.send(ToApply::Input(apply::Input::Snapshot));
+            }
+            Effect::DropSnapshot => self.snapshots.drop_kept(),
+            Effect::Install { index } => {
+                let _ = self.apply.send(ToApply::Install(index));
+            }
+            Effect::SnapshotRefused { index } => {
+                let _ = self.backend.send(ToBackend::Discard(index));
             }
             Effect::Stop(reason) => (self.fatal)(reason),
         }
@@ -360,7 +379,7 @@ impl LogThread {
         for work in waiting.drain(..) {
             match work {
                 ToLog::Persist(persist) => {
-                    self.wal.append(Some(&persist.hard_state), &persist.entries)?;
+                    persist.append_to(&mut self.wal)?;
                     persisted = Some(persist.number);
                 }
                 ToLog::Fetch(fetch) => fetches.push(fetch),
@@ -412,14 +431,29 @@ const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 enum ToApply {
     Input(apply::Input),
+    /// Everything from here on is of after this snapshot.
+    Install(u64),
+    /// The snapshot's store is in place.
+    Installed(Box<Store>),
     Stop,
+}
+
+enum ToBackend {
+    Commit(Arc<Batch>),
+    /// A received snapshot takes the store's place.
+    Install(u64),
+    /// A received snapshot is of no use.
+    Discard(u64),
 }
 
 struct ApplyThread {
     applier: Applier,
     consensus: Mailbox,
-    backend: Sender<Arc<Batch>>,
+    backend: Sender<ToBackend>,
     node: Arc<Node>,
+    snapshots: Arc<Snapshots>,
+    /// While a snapshot's store is put in place: what comes after it.
+    parked: Option<Vec<apply::Input>>,
     pace: Pace,
     fatal: Fatal,
     compact_at: Option<StdInstant>,
@@ -448,25 +482,58 @@ impl ApplyThread {
             let mut stop = false;
             for message in waiting.drain(..) {
                 match message {
-                    ToApply::Input(input) => inputs.push(input),
+                    ToApply::Input(input) => self.sort(input, &mut inputs),
+                    ToApply::Install(index) => {
+                        self.step(std::mem::take(&mut inputs));
+                        self.parked = Some(Vec::new());
+                        let _ = self.backend.send(ToBackend::Install(index));
+                    }
+                    ToApply::Installed(store) => {
+                        self.step(std::mem::take(&mut inputs));
+                        self.installed(*store);
+                        inputs = self.parked.take().unwrap_or_default();
+                    }
                     ToApply::Stop => stop = true,
                 }
             }
             let now = StdInstant::now();
             if now >= commit_at || stop {
-                inputs.push(apply::Input::Commit);
+                // A batch of the store that goes would be committed to the one that comes.
+                if self.parked.is_none() {
+                    inputs.push(apply::Input::Commit);
+                }
                 commit_at = now + self.pace.commit;
             }
             if !inputs.is_empty() {
                 self.step(inputs);
             }
-            if self.compact_at.is_some_and(|at| now >= at) {
+            if self.compact_at.is_some_and(|at| now >= at) && self.parked.is_none() {
                 self.compact();
             }
             if stop {
                 // The backend finishes the batch it was just given; what is not in it is in the write-ahead log.
                 return;
             }
+        }
+    }
+
+    /// What the store that goes still has to say is taken at once, what comes after the snapshot waits for its store.
+    fn sort(&mut self, input: apply::Input, inputs: &mut Vec<apply::Input>) {
+        match &mut self.parked {
+            Some(parked) if !matches!(input, apply::Input::Committed(_)) => parked.push(input),
+            _ => inputs.push(input),
+        }
+    }
+
+    fn installed(&mut self, store: Store) {
+        match self.applier.replace(store) {
+            Ok(effects) => {
+                self.snapshots.received_no_more();
+                self.compacting_since = None;
+                tracing::info!("applied-index" = self.applier.applied(), "applied snapshot of the leader");
+                effects.into_iter().for_each(|effect| self.carry_out(effect));
+            }
+            Err(error) => (self.fatal)(format!("taking over a received snapshot: {error}")),
         }
     }
 
@@ -522,9 +589,13 @@ impl ApplyThread {
             Effect::Reply(reply) => self.node.replies([reply]),
             Effect::Commit(batch) => {
                 METRICS.compacted_rows.inc_by(batch.compacted_rows());
-                let _ = self.backend.send(batch);
+                let _ = self.backend.send(ToBackend::Commit(batch));
             }
             Effect::StoreDurable(index) => self.consensus.consensus(Input::StoreDurable(index)),
+            Effect::Snapshot { view, meta } => {
+                self.snapshots.keep(view);
+                self.consensus.consensus(Input::Snapshot(meta));
+            }
             Effect::Compacting => self.compact_at = Some(StdInstant::now() + self.pace.compact),
             Effect::Stop(reason) => (self.fatal)(reason),
         }
@@ -534,12 +605,29 @@ impl ApplyThread {
 struct BackendThread {
     backend: Backend,
     apply: Sender<ToApply>,
+    snapshots: Arc<Snapshots>,
     fatal: Fatal,
 }
 
 impl BackendThread {
-    fn run(mut self, inbox: Receiver<Arc<Batch>>) {
-        while let Ok(batch) = inbox.recv() {
+    fn run(mut self, inbox: Receiver<ToBackend>) {
+        while let Ok(work) = inbox.recv() {
+            let batch = match work {
+                ToBackend::Commit(batch) => batch,
+                ToBackend::Install(index) => match self.snapshots.install(index) {
+                    Ok((store, backend)) => {
+                        // Readers of the former store keep what they need of it.
+                        self.backend = backend;
+                        let _ = self.apply.send(ToApply::Installed(Box::new(store)));
+                        continue;
+                    }
+                    Err(reason) => return (self.fatal)(reason),
+                },
+                ToBackend::Discard(index) => {
+                    self.snapshots.discard(index);
+                    continue;
+                }
+            };
             let started = StdInstant::now();
             match self.backend.commit(&batch) {
                 Ok(committed) => {

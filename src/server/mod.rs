@@ -22,6 +22,7 @@ mod peers;
 mod pings;
 mod profile;
 mod run;
+mod snapshots;
 pub mod start;
 mod watching;
 pub mod workers;

@@ -24,6 +24,7 @@ use crate::member::lease::Change as LeaseChange;
 use crate::member::membership::{Membership, ids};
 use crate::member::raft::{Input, Proposal, ReadRequest, Status};
 use crate::mvcc::View;
+use crate::mvcc::read::Read;
 use crate::ports::clock::{Clock, Instant};
 
 /// Committed but not yet applied entries beyond which new requests are refused.
@@ -276,8 +277,9 @@ impl Node {
     pub(super) fn publish(&self, view: Arc<View>, changes: Arc<[Change]>) {
         let (ready, subscribed) = {
             let mut waiting = self.published.waiting.lock();
-            *self.published.view.write() = view.clone();
-            let subscribed: Vec<_> = match changes.is_empty() {
+            let before = std::mem::replace(&mut *self.published.view.write(), view.clone());
+            // A snapshot moves the revision, too, and says no changes: then watchers catch up.
+            let subscribed: Vec<_> = match before.rev() == view.rev() {
                 true => Vec::new(),
                 false => self.watching.iter().filter(|watching| watching.is_subscribed()).collect(),
             };

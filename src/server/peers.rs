@@ -12,9 +12,10 @@ use super::leases::Unable;
 use super::log::FATAL;
 use super::node::Node;
 use super::peer::{self, LeaseAnswer, LeaseQuestion};
+use super::snapshots::Snapshots;
 use crate::ETCD_VERSION;
 use crate::member::membership::{Member, Membership};
-use crate::member::raft::Input;
+use crate::member::raft::{Input, SnapshotMeta};
 use crate::ports::network::Network;
 
 /// Answers the transport. The node is known only after the transport exists, so it is filled in later.
@@ -22,6 +23,7 @@ pub struct PeerHandler {
     mailbox: Mailbox,
     node: std::sync::OnceLock<Arc<Node>>,
     acquaintance: Option<Arc<Acquaintance>>,
+    snapshots: Arc<Snapshots>,
 }
 
 /// A member whose directory holds nothing but its founding, until a peer has confirmed that the cluster does not know
@@ -105,10 +107,10 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl PeerHandler {
     /// `took_part`: whether this member's directory shows that it ever voted, or took an entry.
-    pub fn new(mailbox: Mailbox, took_part: bool) -> PeerHandler {
+    pub fn new(mailbox: Mailbox, snapshots: Arc<Snapshots>, took_part: bool) -> PeerHandler {
         let acquaintance = (!took_part)
             .then(|| Arc::new(Acquaintance { confirmed: AtomicBool::new(false), asking: AtomicBool::new(false) }));
-        PeerHandler { mailbox, node: std::sync::OnceLock::new(), acquaintance }
+        PeerHandler { mailbox, node: std::sync::OnceLock::new(), acquaintance, snapshots }
     }
 
     fn admits(&self, sender: u64) -> bool {
@@ -143,8 +145,25 @@ impl peer::Handler for PeerHandler {
         self.mailbox.consensus(Input::Unreachable(peer));
     }
 
-    /// No snapshot is ever sent: the log is kept for the slowest member.
-    fn snapshot_status(&self, _peer: u64, _ok: bool) {}
+    fn snapshot_status(&self, peer: u64, ok: bool) {
+        self.mailbox.consensus(Input::SnapshotSent { to: peer, ok });
+    }
+
+    fn open_snapshot(&self, index: u64) -> Option<peer::Pieces> {
+        self.snapshots.open(index)
+    }
+
+    fn snapshot(&self, message: raftpb::Message, body: peer::Pieces) -> peer::Taking<'_> {
+        Box::pin(async move {
+            if !self.admits(message.from()) {
+                return Err("this member has not been told yet whether it is new".into());
+            }
+            let meta = SnapshotMeta::of(&message).ok_or("it does not say what it is a snapshot of")?;
+            self.snapshots.receive(meta, body).await?;
+            self.mailbox.consensus(Input::Message(Box::new(message)));
+            Ok(())
+        })
+    }
 
     fn members_json(&self) -> Vec<u8> {
         let members: Vec<_> = self.membership().members().cloned().collect();

@@ -21,6 +21,7 @@ use super::log::{self, FATAL};
 use super::metrics::METRICS;
 use super::node::{self, Node};
 use super::peers::{PeerHandler, ask_peers, follow_membership};
+use super::snapshots::Snapshots;
 use super::workers::Workers;
 use super::{api, attend, http, peer, watching};
 use crate::member::apply::Effect;
@@ -85,8 +86,9 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
     let metrics_listeners = Listener::bind_all(&config.listen_metrics_urls, sockets)?;
 
     let Disks { data, wal, _lock } = open_disks(&config)?;
+    let snapshots = Arc::new(Snapshots::new(data.clone(), mvcc::Options::default()));
     let booted = boot_member(&config, data, wal).await?;
-    let member = Running::start(&config, booted, shell);
+    let member = Running::start(&config, booted, snapshots, shell);
     let mut signals = Signals::listen()?;
 
     let peer_stop = member.node.watch_stopping();
@@ -315,7 +317,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(config: &Config, mut booted: Booted, shell: Shell) -> Running {
+    fn start(config: &Config, mut booted: Booted, snapshots: Arc<Snapshots>, shell: Shell) -> Running {
         let Shell { workers, connections, mailbox, inbox, clock } = shell;
         let first = booted.applier.start();
         let view =
@@ -340,7 +342,7 @@ impl Running {
         workers.serve_watching(&node, watch_inboxes);
         // The founding is term 1, without a vote; whoever has heard of an election is beyond it.
         let status = booted.consensus.status();
-        let handler = Arc::new(PeerHandler::new(mailbox, status.term > 1 || status.vote != 0));
+        let handler = Arc::new(PeerHandler::new(mailbox, snapshots.clone(), status.term > 1 || status.vote != 0));
         handler.set_node(node.clone());
         let transport = peer::Transport::new(
             peer::Config {
@@ -369,7 +371,8 @@ impl Running {
             );
             std::process::exit(1);
         });
-        let host = Host::start(MemberParts::new(booted, first), inbox, node.clone(), network, clock, pace, fatal);
+        let parts = MemberParts::new(booted, first);
+        let host = Host::start(parts, inbox, node.clone(), network, snapshots, clock, pace, fatal);
         Running { node, transport, host }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use lockstep::member::raft::{Persist, Role, Status};
 use lockstep::mvcc::View;
+use lockstep::wal::SnapshotMark;
 use lockstep_proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, InternalRaftRequest, RequestHeader};
 use lockstep_proto::raftpb::{Entry, EntryType, HardState};
 use lockstep_sim::calm::Calm;
@@ -505,7 +506,7 @@ impl<'a> Script<'a> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let number = |at: usize| number(words[at]);
         let entries = || -> Vec<Entry> {
-            let is_entry = |word: &&&str| word.matches('/').count() == 1;
+            let is_entry = |word: &&&str| word.matches('/').count() == 1 && !word.contains(':');
             words.iter().filter(is_entry).map(|word| entry(word)).collect()
         };
         let hard_state = || {
@@ -522,7 +523,8 @@ impl<'a> Script<'a> {
             }
             "boot" => {
                 let (member, log, hard_state) = (number(1), entries(), hard_state());
-                return self.show(&Seen::Booted { member, log: &log, hard_state, view: &view });
+                let first = log.first().map_or(1, Entry::index);
+                return self.show(&Seen::Booted { member, first, log: &log, hard_state, view: &view });
             }
             "end" => Seen::Ended { member: number(1) },
             "step" => {
@@ -544,7 +546,12 @@ impl<'a> Script<'a> {
                 return self.show(&Seen::Stepped { status: &status });
             }
             "persist" => {
-                let persist = Persist { number: number(2), hard_state: hard_state(), entries: entries() };
+                let behind = |word: &&str| word.strip_prefix("behind:").map(str::to_owned);
+                let snapshot = words.iter().find_map(behind).map(|mark| {
+                    let (term, index) = mark.split_once('/').expect("term and index");
+                    SnapshotMark { index: index.parse().expect("an index"), term: term.parse().expect("a term") }
+                });
+                let persist = Persist { number: number(2), snapshot, hard_state: hard_state(), entries: entries() };
                 return self.show(&Seen::Persist { member: number(1), persist: &persist });
             }
             "sync" => Seen::Synced { member: number(1), number: number(2) },

@@ -271,7 +271,7 @@ impl Script {
             "renewed" => self.see(&Seen::Renewed { number: unsigned(1), lease: number(2), ttl_s: number(3) }),
             "write" => {
                 let entries = vec![entry(unsigned(1), words[2], number(3))];
-                let persist = Persist { number: 1, hard_state: Default::default(), entries };
+                let persist = Persist { number: 1, snapshot: None, hard_state: Default::default(), entries };
                 self.see(&Seen::Persist { member: 1, persist: &persist })
             }
             "commit" => self.see(&Seen::Committed { member: 1, entries: &[entry(unsigned(1), "", 0)] }),

@@ -108,6 +108,7 @@ scripts! {
     restart_follower
     restart_points
     restart_torn
+    snapshot
     sole_voter
     transfer
     vote_durable

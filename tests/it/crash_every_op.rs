@@ -25,6 +25,8 @@ const COMPACT_EVERY: usize = 7;
 enum Who {
     Leader,
     Follower,
+    /// A follower that was away for so long that it gets a snapshot.
+    Behind,
     /// The leader's disk counts, but all go down together.
     All,
 }
@@ -40,7 +42,7 @@ struct Run {
 fn check(members: u64, who: Who, parts: u64, part: u64) {
     let all_losses = std::env::var_os("CRASH_ALL_LOSSES").is_some();
     let leader = leader_of(members);
-    let victim = if who == Who::Follower { leader % members + 1 } else { leader };
+    let victim = if matches!(who, Who::Follower | Who::Behind) { leader % members + 1 } else { leader };
     let mut k = part;
     loop {
         let losses = if all_losses { &Loss::ALL[..] } else { &[Loss::ALL[(k / parts % 4) as usize]][..] };
@@ -64,12 +66,16 @@ fn round(members: u64, who: Who, victim: u64, k: u64, loss: Loss) -> bool {
 
     let mut crashed = false;
     run.cluster.member(victim).disk().crash_after(k);
-    for id in run.cluster.ids() {
-        if let Err(reason) = run.cluster.boot(id) {
-            assert!(run.cluster.member(id).disk().crashed(), "{}: member {id} does not start: {reason}", context());
-        }
-    }
     let mut next = 0;
+    let ids = run.cluster.ids();
+    for id in ids.iter().filter(|id| who != Who::Behind || **id != victim) {
+        run.boot(*id, &context());
+    }
+    if who == Who::Behind {
+        next = run.leave_behind();
+        run.boot(victim, &context());
+        (0..12).for_each(|_| run.cluster.tick());
+    }
     while next < WRITES {
         let down: Vec<u64> = run.cluster.ids().into_iter().filter(|id| !run.cluster.member(*id).is_up()).collect();
         if !down.is_empty() {
@@ -118,6 +124,22 @@ fn leader_of(members: u64) -> u64 {
 }
 
 impl Run {
+    fn boot(&mut self, id: u64, context: &str) {
+        if let Err(reason) = self.cluster.boot(id) {
+            assert!(self.cluster.member(id).disk().crashed(), "{context}: member {id} does not start: {reason}");
+        }
+    }
+
+    /// Writes until the log does not reach back to the beginning any more. Returns the number of the next write.
+    fn leave_behind(&mut self) -> usize {
+        for group in 0..2 * COMMIT_EVERY {
+            self.write(group * GROUP);
+            // Two election time-outs without an answer, and a member is away.
+            (0..12).for_each(|_| self.cluster.tick());
+        }
+        2 * COMMIT_EVERY * GROUP
+    }
+
     /// A group of writes, and whatever else is due.
     fn write(&mut self, first: usize) {
         let Some(leader) = self.cluster.elect() else { return };
@@ -217,6 +239,11 @@ fn leader_of_three() {
 #[test]
 fn follower_of_three() {
     check(3, Who::Follower, 1, 0);
+}
+
+#[test]
+fn receiver_of_a_snapshot() {
+    check(3, Who::Behind, 1, 0);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use lockstep::ports::dice::SeededDice;
 use lockstep_proto::raftpb::{
     ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState, Message,
     MessageType::{self, *},
+    Snapshot, SnapshotMetadata,
 };
 use lockstep_sim::disk::MemDisk;
 use prost::Message as _;
@@ -102,7 +103,9 @@ impl Member {
                         self.reads_ready.extend(reads.iter().map(|read| (read.id, index)));
                     }
                     Effect::Stop(reason) => self.stopped = Some(reason),
-                    Effect::Fetch(_) | Effect::Release { .. } => {}
+                    Effect::Fetch(_) | Effect::Release { .. } | Effect::SnapshotRefused { .. } => {}
+                    Effect::TakeSnapshot | Effect::DropSnapshot => {}
+                    Effect::Install { index } => inputs.push(Input::Applied(index)),
                 }
             }
         }
@@ -117,6 +120,12 @@ fn entry(term: u64, index: u64) -> Entry {
 fn message(kind: MessageType, from: u64) -> Message {
     let term = if matches!(kind, MsgProp | MsgReadIndex) { 0 } else { 2 };
     Message { r#type: Some(kind as i32), to: Some(1), from: Some(from), term: Some(term), ..Default::default() }
+}
+
+fn snapshot(index: u64, term: u64, voters: &[u64], learners: &[u64]) -> Message {
+    let conf_state = ConfState { voters: voters.into(), learners: learners.into(), ..Default::default() };
+    let metadata = SnapshotMetadata { conf_state: Some(conf_state), index: Some(index), term: Some(term) };
+    Message { snapshot: Some(Snapshot { data: None, metadata: Some(metadata) }), ..message(MsgSnap, 2) }
 }
 
 fn proposal(kind: EntryType, data: &'static [u8]) -> Message {
@@ -157,7 +166,14 @@ fn what_no_correct_peer_sends_is_dropped() {
             "a hint past the log",
             Message { reject: Some(true), reject_hint: Some(u64::MAX), ..term(3, at(4, 0, message(MsgAppResp, 3))) },
         ),
-        ("a snapshot", message(MsgSnap, 2)),
+        ("a snapshot of nothing", message(MsgSnap, 2)),
+        ("a snapshot of the end of all", snapshot(u64::MAX, 2, &[1, 2, 3], &[])),
+        ("a snapshot of a later term", snapshot(9, 3, &[1, 2, 3], &[])),
+        ("a snapshot of no term", snapshot(9, 0, &[1, 2, 3], &[])),
+        ("a snapshot without voters", snapshot(9, 2, &[], &[1, 2, 3])),
+        ("a snapshot with a voter twice", snapshot(9, 2, &[1, 2, 2], &[])),
+        ("a snapshot with a voter that learns", snapshot(9, 2, &[1, 2, 3], &[3])),
+        ("a snapshot with member 0", snapshot(9, 2, &[0, 1, 2], &[])),
     ];
     for (what, message) in table {
         for mut member in [Member::follower(), Member::candidate(), Member::leader()] {
@@ -205,7 +221,6 @@ fn no_message_panics() {
                 reject: Some(pick(&[0, 1]) == 1),
                 reject_hint: Some(pick(&edges)),
                 context: Some(vec![9; pick(&[0, 8, 24]) as usize].into()),
-                release_index: Some(pick(&edges)),
                 entries,
                 ..Default::default()
             };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lockstep::proto::raftpb::{Entry, Message, MessageType};
 use lockstep::server::peer::{
-    Config, Handler, Listener, PeerUrl, RemoteMember, Transport, get_cluster_from_peers, get_version,
+    Config, Handler, Listener, PeerUrl, Pieces, RemoteMember, Taking, Transport, get_cluster_from_peers, get_version,
 };
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -25,7 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Recorder {
     messages: Mutex<Vec<Message>>,
     unreachable: AtomicUsize,
-    snapshots_failed: AtomicUsize,
+    /// How the snapshots that were sent have ended.
+    snapshots: Mutex<Vec<bool>>,
+    /// Pieces of the snapshot that can be sent; `None` breaks it off.
+    body: Mutex<Vec<Option<Bytes>>>,
+    /// What came, whole.
+    bodies: Mutex<Vec<(Message, Vec<u8>)>>,
     removed: Mutex<BTreeSet<u64>>,
     told_removed: AtomicBool,
 }
@@ -38,8 +43,28 @@ impl Handler for Recorder {
         self.unreachable.fetch_add(1, Ordering::SeqCst);
     }
     fn snapshot_status(&self, _: u64, ok: bool) {
-        assert!(!ok, "no snapshot can succeed yet");
-        self.snapshots_failed.fetch_add(1, Ordering::SeqCst);
+        self.snapshots.lock().push(ok);
+    }
+    fn open_snapshot(&self, _: u64) -> Option<Pieces> {
+        let body = self.body.lock().clone();
+        let (pieces, taken) = tokio::sync::mpsc::channel(1);
+        let broken = || std::io::Error::other("the disk");
+        tokio::spawn(async move {
+            for piece in body {
+                let _ = pieces.send(piece.ok_or_else(broken)).await;
+            }
+        });
+        Some(taken)
+    }
+    fn snapshot(&self, message: Message, mut body: Pieces) -> Taking<'_> {
+        Box::pin(async move {
+            let mut whole = Vec::new();
+            while let Some(piece) = body.recv().await {
+                whole.extend_from_slice(&piece.map_err(|e| e.to_string())?);
+            }
+            self.bodies.lock().push((message, whole));
+            Ok(())
+        })
     }
     fn members_json(&self) -> Vec<u8> {
         br#"[{"id":18446744073709551615,"peerURLs":["http://a:1"],"name":"m1","clientURLs":null}]"#.to_vec()
@@ -289,12 +314,36 @@ async fn a_paused_transport_drops_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snapshots_fail_in_a_way_raft_can_use() {
+async fn snapshots_go_over_whole_or_not_at_all() {
     let (a, b) = pair().await;
-    a.transport.send(vec![message(MessageType::MsgSnap, a.id, b.id)]);
-    assert_eq!(a.recorder.snapshots_failed.load(Ordering::SeqCst), 1);
-    assert_eq!(a.unreachable(), 1);
-    assert_eq!(b.count(), 0);
+    let piece = |byte: u8, len: usize| Some(Bytes::from(vec![byte; len]));
+    let bodies = [vec![], vec![piece(1, 10)], vec![piece(1, 3 << 20), piece(2, 1), piece(3, 2 << 20)]];
+    let snapshot = Message { context: Some("x".into()), ..message(MessageType::MsgSnap, a.id, b.id) };
+    for (nth, body) in bodies.into_iter().enumerate() {
+        *a.recorder.body.lock() = body.clone();
+        a.transport.send(vec![snapshot.clone()]);
+        until("the end of a snapshot", || a.recorder.snapshots.lock().len() > nth).await;
+        assert!(a.recorder.snapshots.lock()[nth]);
+        let (message, came) = b.recorder.bodies.lock()[nth].clone();
+        assert_eq!(message, snapshot);
+        assert!(came == body.into_iter().flatten().flatten().collect::<Vec<u8>>());
+    }
+    a.recorder.snapshots.lock().clear();
+    b.recorder.bodies.lock().clear();
+
+    // It breaks off; the other end is not there for it.
+    *a.recorder.body.lock() = vec![piece(1, 1 << 20), None];
+    a.transport.send(vec![snapshot.clone()]);
+    until("the end of a broken snapshot", || a.recorder.snapshots.lock().len() == 1).await;
+    b.transport.pause();
+    a.transport.send(vec![snapshot.clone()]);
+    until("the end of a refused snapshot", || a.recorder.snapshots.lock().len() == 2).await;
+    b.transport.stop();
+    a.transport.send(vec![snapshot]);
+    until("the end of a snapshot to nobody", || a.recorder.snapshots.lock().len() == 3).await;
+    assert_eq!(*a.recorder.snapshots.lock(), [false; 3]);
+    assert!(b.recorder.bodies.lock().is_empty());
+    assert!(a.unreachable() >= 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -408,6 +457,10 @@ async fn requests_are_answered_as_etcd_answers_them() {
     node.recorder.removed.lock().insert(9);
     let valid = message(MessageType::MsgHeartbeat, 2, 1).encode_to_vec();
     let with = |from, to, kind| message(kind, from, to).encode_to_vec();
+    let headed = |from, to, kind| {
+        let message = with(from, to, kind);
+        [&(message.len() as u64).to_be_bytes()[..], &message].concat()
+    };
     let disordered = Message { index: Some(8), ..append(2, 1, 9, 2) }.encode_to_vec();
     let stream = "GET /raft/stream/message/2";
     const UNREADABLE: &str = "400 error unmarshalling request";
@@ -433,7 +486,7 @@ async fn requests_are_answered_as_etcd_answers_them() {
         ("POST /raft", &[], &with(7, 1, MsgHeartbeat), "404 error sender not found"),
         ("POST /raft", &[], &with(2, 1, MsgHup), "400 error processing raft message"),
         ("POST /raft", &[], &with(2, 1, MsgCheckQuorum), "400 error processing raft message"),
-        ("POST /raft", &[], &with(2, 1, MsgSnap), "501 snapshots are not supported yet"),
+        ("POST /raft", &[], &with(2, 1, MsgSnap), "400 error processing raft message"),
         ("POST /raft", &[], &disordered, "400 error processing raft message"),
         ("GET /raft", &[], b"", "405 Method Not Allowed"),
         (stream, &[("X-Etcd-Cluster-ID", "1")], b"", mismatch),
@@ -447,7 +500,14 @@ async fn requests_are_answered_as_etcd_answers_them() {
         ("GET /raft/stream/msgapp/2/3", &[], b"", "404 invalid path"),
         ("GET /raft/stream/other/2", &[], b"", "404 invalid path"),
         ("GET /raft/snapshot", &[], b"", "405 Method Not Allowed"),
-        ("POST /raft/snapshot", &[], b"x", "501 receiving snapshots is not supported yet"),
+        ("POST /raft/snapshot", &[], b"x", "400 error reading raft message"),
+        ("POST /raft/snapshot", &[], &[0xff; 8], "400 error reading raft message"),
+        ("POST /raft/snapshot", &[], b"\0\0\0\0\0\0\0\x03xyz", "400 error unmarshalling raft message"),
+        ("POST /raft/snapshot", &[], &headed(2, 1, MsgHeartbeat), "400 wrong raft message type"),
+        ("POST /raft/snapshot", &[], &headed(2, 5, MsgSnap), "403 cannot process message to mismatch member"),
+        ("POST /raft/snapshot", &[], &headed(9, 1, MsgSnap), "403 cannot process message from removed member"),
+        ("POST /raft/snapshot", &[], &headed(7, 1, MsgSnap), "404 error sender not found"),
+        ("POST /raft/snapshot", &[], &headed(2, 1, MsgSnap), "204 "),
         ("POST /raft/snapshot", &[("X-Etcd-Cluster-ID", "1")], b"x", mismatch),
         ("GET /raft/other", &[], b"", "404 404 page not found"),
         ("GET /", &[], b"", "404 404 page not found"),
@@ -483,7 +543,7 @@ async fn requests_are_answered_as_etcd_answers_them() {
     let probe = raw(address, &request("GET /raft/probing", "c1c1", "1", &[], b"")).await;
     assert!(probe.contains(r#"{"OK":true,"Now":"20"#), "{probe}");
     let valid = cases.iter().filter(|case| case.3 == "204 ").count();
-    until("the good ones", || node.count() == valid).await;
+    until("the good ones", || node.count() + node.recorder.bodies.lock().len() == valid).await;
 }
 
 /// Bytes that are no request, and requests that never end: the connection goes, the others are served on.

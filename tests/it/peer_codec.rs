@@ -51,7 +51,6 @@ fn any_message() -> impl Strategy<Value = Message> {
         reject: rest.1,
         reject_hint: rest.2,
         context: rest.3.map(Bytes::from),
-        release_index: None,
     })
 }
 

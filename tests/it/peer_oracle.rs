@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lockstep::proto::etcdserverpb::InternalRaftRequest;
 use lockstep::proto::raftpb::{Entry, Message, MessageType};
-use lockstep::server::peer::{Config, Handler, Listener, Transport, get_cluster_from_peers, get_version};
+use lockstep::server::peer::{
+    Config, Handler, Listener, Pieces, Taking, Transport, get_cluster_from_peers, get_version,
+};
 use prost::Message as _;
 use sha1::{Digest, Sha1};
 use tokio::net::TcpListener;
@@ -32,6 +34,12 @@ impl Handler for Inbox {
     }
     fn unreachable(&self, _: u64) {}
     fn snapshot_status(&self, _: u64, _: bool) {}
+    fn open_snapshot(&self, _: u64) -> Option<Pieces> {
+        None
+    }
+    fn snapshot(&self, _: Message, _: Pieces) -> Taking<'_> {
+        Box::pin(std::future::ready(Err("none is taken here".into())))
+    }
     fn members_json(&self) -> Vec<u8> {
         b"[]".to_vec()
     }

@@ -52,9 +52,6 @@ pub struct Message {
     pub reject_hint: ::core::option::Option<u64>,
     #[prost(bytes = "bytes", optional, tag = "12")]
     pub context: ::core::option::Option<::prost::bytes::Bytes>,
-    /// Lockstep's own, skipped by etcd: every member's log holds the entries up to here.
-    #[prost(uint64, optional, tag = "100")]
-    pub release_index: ::core::option::Option<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HardState {

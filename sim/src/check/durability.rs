@@ -76,12 +76,12 @@ impl Durability {
         }
     }
 
-    fn booted(&mut self, member: u64, log: &[Entry], view: &View) -> Result<(), Objection> {
+    fn booted(&mut self, member: u64, first: u64, log: &[Entry], view: &View) -> Result<(), Objection> {
         let this = self.of.of(member);
         let newest = self.newest.clone();
         let had = newest.as_ref().is_some_and(|newest| this.holds(newest));
         // What is wrong with the log as a whole is for log matching to say.
-        let _ = this.mirror.booted(log);
+        let _ = this.mirror.booted(first, log);
         this.stored = view.applied_index();
         let (first, stored) = (this.mirror.durable().first(), this.stored);
         if first > stored + 1 {
@@ -204,7 +204,7 @@ impl Checker for Durability {
 
     fn see(&mut self, _now_us: u64, seen: &Seen) -> Result<(), Objection> {
         match seen {
-            Seen::Booted { member, log, view, .. } => return self.booted(*member, log, view),
+            Seen::Booted { member, first, log, view, .. } => return self.booted(*member, *first, log, view),
             Seen::Persist { member, persist } => self.of.of(*member).mirror.persist(persist),
             Seen::Synced { member, number } => self.of.of(*member).mirror.synced(*number),
             Seen::Committed { entries, .. } => {

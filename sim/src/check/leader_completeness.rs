@@ -89,12 +89,15 @@ impl Checker for LeaderCompleteness {
 
     fn see(&mut self, _now_us: u64, seen: &Seen) -> Result<(), Objection> {
         match seen {
-            Seen::Booted { member, log, .. } => {
-                *self.of.of(*member) = Member { log: Terms::of(log), ..Member::default() };
+            Seen::Booted { member, first, log, .. } => {
+                *self.of.of(*member) = Member { log: Terms::of(*first, log), ..Member::default() };
                 Ok(())
             }
             Seen::Persist { member, persist } => {
                 let log = &mut self.of.of(*member).log;
+                if let Some(mark) = persist.snapshot {
+                    log.restart_behind(mark.index);
+                }
                 for entry in &persist.entries {
                     log.put(entry.index(), entry.term());
                 }

@@ -3,8 +3,8 @@
 //!
 //! Mirrors each member's log from what it hands to its write-ahead log and what it finds there when it boots. One table
 //! for all members and lives says of each (index, term) what the entry was and which term came before; by induction
-//! over the index that is log matching, at the price of a look-up an entry. Does not see entries that are released:
-//! their log begins later, and what is not there is not compared.
+//! over the index that is log matching, at the price of a look-up an entry. Does not see entries that are released, or
+//! in a snapshot: the log begins later, and what is not there is not compared.
 
 use lockstep::member::raft::Persist;
 use lockstep_proto::raftpb::Entry;
@@ -35,8 +35,8 @@ impl LogMatching {
     }
 
     fn persist(&mut self, member: u64, persist: &Persist) -> Result<(), Objection> {
-        let mut before = None;
-        if let Some(first) = persist.entries.first() {
+        let mut before = persist.snapshot.map(|mark| (mark.index, mark.term));
+        if let Some(first) = persist.entries.first().filter(|_| before.is_none()) {
             let told = self.mirrors.of(member).told();
             if first.index() < told.first() || first.index() > told.last() + 1 {
                 let story = format!(
@@ -53,8 +53,8 @@ impl LogMatching {
         self.compare(member, before, &persist.entries)
     }
 
-    fn booted(&mut self, member: u64, log: &[Entry]) -> Result<(), Objection> {
-        match self.mirrors.of(member).booted(log) {
+    fn booted(&mut self, member: u64, first: u64, log: &[Entry]) -> Result<(), Objection> {
+        match self.mirrors.of(member).booted(first, log) {
             Ok(()) => {}
             Err(Misfit::Lost { index, term }) => {
                 let story = format!(
@@ -126,7 +126,7 @@ impl Checker for LogMatching {
 
     fn see(&mut self, _now_us: u64, seen: &Seen) -> Result<(), Objection> {
         match seen {
-            Seen::Booted { member, log, .. } => self.booted(*member, log),
+            Seen::Booted { member, first, log, .. } => self.booted(*member, *first, log),
             Seen::Persist { member, persist } => self.persist(*member, persist),
             Seen::Synced { member, number } => {
                 self.mirrors.of(*member).synced(*number);

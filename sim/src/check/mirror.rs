@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use lockstep::member::raft::Persist;
 use lockstep_proto::raftpb::Entry;
 
-/// The terms of a log's entries. What lies before the first of them was released: every member has it.
+/// The terms of a log's entries. What lies before the first of them was released, or is in a snapshot: the store has
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     first: u64,
@@ -22,8 +23,20 @@ pub struct Mirror {
     durable: Terms,
     /// Persists that were not synced, oldest first: number, and how many of `unsynced` are theirs.
     persists: VecDeque<(u64, usize)>,
-    /// Index and term of entries that were not synced, in the order in which they are written.
-    unsynced: VecDeque<(u64, u64)>,
+    /// What was not synced, in the order in which it is written.
+    unsynced: VecDeque<Written>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Written {
+    Entry {
+        index: u64,
+        term: u64,
+    },
+    /// The log starts anew behind this entry.
+    Snapshot {
+        index: u64,
+    },
 }
 
 /// What is wrong with a log found at boot.
@@ -42,8 +55,9 @@ impl Default for Terms {
 }
 
 impl Terms {
-    pub fn of(log: &[Entry]) -> Terms {
-        Terms { first: log.first().map_or(1, Entry::index), terms: log.iter().map(Entry::term).collect() }
+    /// A log that begins, or is to go on, at `first`.
+    pub fn of(first: u64, log: &[Entry]) -> Terms {
+        Terms { first, terms: log.iter().map(Entry::term).collect() }
     }
 
     pub fn first(&self) -> u64 {
@@ -75,6 +89,18 @@ impl Terms {
         }
     }
 
+    /// Starts anew behind an entry.
+    pub fn restart_behind(&mut self, index: u64) {
+        *self = Terms { first: index + 1, terms: Vec::new() };
+    }
+
+    fn write(&mut self, written: Written) {
+        match written {
+            Written::Entry { index, term } => self.put(index, term),
+            Written::Snapshot { index } => self.restart_behind(index),
+        }
+    }
+
     fn agrees(&self, other: &Terms) -> bool {
         let from = self.first.max(other.first);
         self.last() == other.last() && (from..=self.last()).rev().all(|index| self.term(index) == other.term(index))
@@ -93,25 +119,28 @@ impl Mirror {
     }
 
     pub fn persist(&mut self, persist: &Persist) {
-        for entry in &persist.entries {
-            self.told.put(entry.index(), entry.term());
-            self.unsynced.push_back((entry.index(), entry.term()));
+        let snapshot = persist.snapshot.map(|mark| Written::Snapshot { index: mark.index });
+        let entries = persist.entries.iter().map(|e| Written::Entry { index: e.index(), term: e.term() });
+        let before = self.unsynced.len();
+        for written in snapshot.into_iter().chain(entries) {
+            self.told.write(written);
+            self.unsynced.push_back(written);
         }
-        self.persists.push_back((persist.number, persist.entries.len()));
+        self.persists.push_back((persist.number, self.unsynced.len() - before));
     }
 
     pub fn synced(&mut self, number: u64) {
         while let Some((_, count)) = self.persists.pop_front_if(|persist| persist.0 <= number) {
-            for (index, term) in self.unsynced.drain(..count) {
-                self.durable.put(index, term);
+            for written in self.unsynced.drain(..count) {
+                self.durable.write(written);
             }
         }
     }
 
     /// Goes over to the log of a new life; boot made all of it durable. The log must be what was synced, or that with
     /// the first so many of the entries that were still unsynced: the log is written in order.
-    pub fn booted(&mut self, log: &[Entry]) -> Result<(), Misfit> {
-        let found = Terms::of(log);
+    pub fn booted(&mut self, first: u64, log: &[Entry]) -> Result<(), Misfit> {
+        let found = Terms::of(first, log);
         let outcome = self.fits(&found);
         self.durable = found.clone();
         self.told = found;
@@ -126,8 +155,8 @@ impl Mirror {
         if possible.last() == 0 || possible.agrees(found) {
             return Ok(());
         }
-        for (index, term) in &self.unsynced {
-            possible.put(*index, *term);
+        for written in &self.unsynced {
+            possible.write(*written);
             if possible.agrees(found) {
                 return Ok(());
             }

@@ -60,8 +60,9 @@ pub mod writes;
 
 /// One thing that happened.
 pub enum Seen<'a> {
-    /// A member's life began. `log` is what its write-ahead log holds, `view` what its store holds.
-    Booted { member: u64, log: &'a [Entry], hard_state: HardState, view: &'a View },
+    /// A member's life began. `log` is what its write-ahead log holds, which goes on at `first` where that is nothing;
+    /// `view` is what its store holds.
+    Booted { member: u64, first: u64, log: &'a [Entry], hard_state: HardState, view: &'a View },
     /// The process is gone, by a crash of the machine, a kill or its own decision.
     Ended { member: u64 },
     /// A member's consensus took a step.

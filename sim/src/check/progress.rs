@@ -89,8 +89,8 @@ impl Progress {
 
     fn watch(&mut self, now_us: u64, seen: &Seen) {
         match seen {
-            Seen::Booted { member, log, view, .. } => {
-                let last = log.last().map_or(0, |entry| entry.index());
+            Seen::Booted { member, first, log, view, .. } => {
+                let last = log.last().map_or(first - 1, |entry| entry.index());
                 let applied = view.applied_index();
                 let (told_last, durable_last) = (last, last);
                 let booted =
@@ -104,7 +104,8 @@ impl Progress {
             Seen::Stepped { status } => self.of.of(status.id).status = **status,
             Seen::Persist { member, persist } => {
                 let this = self.of.of(*member);
-                this.told_last = persist.entries.last().map_or(this.told_last, |entry| entry.index());
+                let restarted = persist.snapshot.map_or(this.told_last, |mark| mark.index);
+                this.told_last = persist.entries.last().map_or(restarted, |entry| entry.index());
                 this.unsynced.push_back((persist.number, this.told_last));
             }
             Seen::Synced { member, number } => {

@@ -7,6 +7,7 @@
 //! is found at once, without a crash (etcd #14370). Members are taken to be fixed, 1 to n.
 
 use lockstep::member::raft::{Persist, Role, Status};
+use lockstep::wal::SnapshotMark;
 use lockstep_proto::raftpb::Entry;
 
 use super::log_matching::digest;
@@ -43,10 +44,10 @@ impl StateMachineSafety {
         StateMachineSafety { members, committed: Vec::new(), settled: 0, of: PerMember::default() }
     }
 
-    fn booted(&mut self, member: u64, log: &[Entry], applied: u64) -> Result<(), Objection> {
+    fn booted(&mut self, member: u64, first: u64, log: &[Entry], applied: u64) -> Result<(), Objection> {
         let this = self.of.of(member);
         // What is wrong with the log is for log matching to say.
-        let _ = this.mirror.booted(log);
+        let _ = this.mirror.booted(first, log);
         this.handed_out = applied;
         self.applied(member, applied)
     }
@@ -110,6 +111,13 @@ impl StateMachineSafety {
 
     fn persist(&mut self, member: u64, persist: &Persist) -> Result<(), Objection> {
         let this = self.of.of(member);
+        if let Some(SnapshotMark { index, term }) = persist.snapshot {
+            if self.committed.get(index as usize - 1).is_none_or(|committed| committed.term != term) {
+                let story = format!("member {member} takes a snapshot of entry {term}/{index}, which nobody committed");
+                return object("snapshot of what was not committed", story);
+            }
+            this.handed_out = index;
+        }
         for entry in &persist.entries {
             let (index, term) = (entry.index(), entry.term());
             let Some(committed) = self.committed.get(index as usize - 1) else { break };
@@ -144,7 +152,7 @@ impl Checker for StateMachineSafety {
 
     fn see(&mut self, _now_us: u64, seen: &Seen) -> Result<(), Objection> {
         match seen {
-            Seen::Booted { member, log, view, .. } => self.booted(*member, log, view.applied_index()),
+            Seen::Booted { member, first, log, view, .. } => self.booted(*member, *first, log, view.applied_index()),
             Seen::Stepped { status } => self.stepped(status),
             Seen::Persist { member, persist } => self.persist(*member, persist),
             Seen::Synced { member, number } => {

@@ -12,7 +12,7 @@ use lockstep::member::watch;
 use lockstep::mvcc::View;
 use lockstep::mvcc::read::{Read, Revision};
 use lockstep::ports::clock::Instant;
-use lockstep_proto::raftpb::Message;
+use lockstep_proto::raftpb::{Message, MessageType};
 
 use super::{Class, Failure, Happening, What, World, loss_name};
 use crate::check::Seen;
@@ -27,10 +27,16 @@ use crate::{notation, timeline};
 
 const TICK_US: u64 = 100_000;
 const COMPACT_PAUSE_US: u64 = 10_000;
+/// How long a member waits for the answer to a snapshot.
+const SNAPSHOT_PATIENCE_US: u64 = 3_000_000;
 /// A cut of the power that waits for a disk operation comes after so long anyway.
 const FUSE_US: u64 = 300_000;
 /// How soon a process is started again once its operator may do so.
 const OPERATOR_US: u64 = 100_000;
+
+fn took(ok: bool) -> &'static str {
+    if ok { "taken" } else { "refused" }
+}
 
 /// A member and what it runs on.
 pub struct Machine {
@@ -257,6 +263,10 @@ impl World {
                 }
                 Vec::new()
             }
+            What::SnapshotSent { to, ok } => {
+                machine.member.input(Input::SnapshotSent { to, ok });
+                Vec::new()
+            }
             What::Beat => {
                 let period_us = machine.clock.tick_us(TICK_US);
                 let now = machine.clock.now(now_us);
@@ -411,7 +421,8 @@ impl World {
                     story: format!("member {id}: {error}"),
                 })?;
                 let (view, hard_state) = (member.view().expect("it runs"), member.log_hard_state().unwrap_or_default());
-                self.show(&Seen::Booted { member: id, log: &log, hard_state, view: &view })?;
+                let first = member.log_first();
+                self.show(&Seen::Booted { member: id, first, log: &log, hard_state, view: &view })?;
                 self.happened(id, events)?;
                 let point = Point::FirstTick { member: id, life };
                 let tick_us = self.choices.choose(point, |random| random.below(TICK_US));
@@ -488,6 +499,14 @@ impl World {
                 }
                 Event::Watch(told) => self.watch_told(id, told)?,
                 Event::LeaseNews => self.lease_news(id)?,
+                Event::SnapshotEnded { sender, ok } => {
+                    self.trace.line(now_us, format_args!("{id:x} snapshot of {sender:x} {}", took(ok)));
+                    let (life, wait_us) = (self.life(sender), self.knobs.delay_us);
+                    self.after(wait_us, sender, life, What::SnapshotSent { to: id, ok });
+                }
+                Event::Installed(index) => {
+                    self.trace.line(now_us, format_args!("{id:x} Installed:{index}"));
+                }
                 Event::Applied { index, .. } => {
                     self.trace.line(now_us, format_args!("{id:x} Applied:{index}"));
                 }
@@ -600,8 +619,14 @@ impl World {
         let line = self.trace.line(now_us, format_args!("{text} #{number}{note}"));
         self.draw_message(&message, number, text, line);
         self.on_its_way(&message, number, &copies);
-        if told || !is_up {
+        let is_noticed = told || !is_up;
+        if is_noticed {
             self.machine(link.0).member.input(Input::Unreachable(link.1));
+        }
+        if message.r#type() == MessageType::MsgSnap {
+            let wait_us = if is_noticed { self.knobs.delay_us } else { SNAPSHOT_PATIENCE_US };
+            let life = self.life(link.0);
+            self.after(wait_us, link.0, life, What::SnapshotSent { to: link.1, ok: false });
         }
     }
 

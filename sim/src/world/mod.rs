@@ -147,6 +147,11 @@ enum What {
     // Of a member's life.
     Tick,
     Arrive(Box<Message>, u64),
+    /// The transport hears how the snapshot that it sent has ended.
+    SnapshotSent {
+        to: u64,
+        ok: bool,
+    },
     Stage(Stage),
     Fsync,
     StoreCommitDue,
@@ -219,7 +224,7 @@ impl What {
             What::Stage(Stage::Backend | Stage::Compaction) | What::StoreCommitDue => Part::Store,
             What::Stage(Stage::Watch | Stage::Lease) | What::Beat | What::WatchTaken { .. } => Part::Watch,
             What::Hear { .. } | What::Renew { .. } | What::Errand { .. } | What::Asked { .. } => Part::Watch,
-            What::Arrive(..) => Part::Network,
+            What::Arrive(..) | What::SnapshotSent { .. } => Part::Network,
             What::Ask { .. } | What::Play { .. } | What::TimeOut { .. } | What::Look { .. } => Part::Clients,
             _ => Part::Faults,
         }

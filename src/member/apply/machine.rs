@@ -12,6 +12,7 @@ use super::{kv, lease, range, txn};
 use crate::member::error::EtcdError;
 use crate::member::lease::{Change as LeaseChange, Table};
 use crate::member::membership::Membership;
+use crate::member::raft::SnapshotMeta;
 use crate::mvcc::read::Error as StoreError;
 use crate::mvcc::{Batch, Bucket, Committed, CompactProgress, Store, View, WriteTxn};
 
@@ -26,6 +27,8 @@ pub enum Input {
     Committed(Committed),
     /// Do a bounded piece of the compaction that is under way.
     CompactStep,
+    /// Keep a view, for a member that the log cannot bring up to date.
+    Snapshot,
     /// Which keys hang on this lease? Answered by an [`Effect::Reply`] of this id.
     LeaseKeys { id: u64, lease: i64 },
 }
@@ -49,6 +52,8 @@ pub enum Effect {
     Commit(Arc<Batch>),
     /// The store is durable up to this index: a restart needs no entry at or below it.
     StoreDurable(u64),
+    /// What [`Input::Snapshot`] asked for: the state of this view, of which consensus is to be told.
+    Snapshot { view: Arc<View>, meta: SnapshotMeta },
     /// Send [`Input::CompactStep`] after a pause.
     Compacting,
     /// This member must stop.
@@ -137,6 +142,19 @@ impl Applier {
         ]
     }
 
+    /// The store of a snapshot takes the place of this one. Who waits for an answer here gets none: nobody knows what
+    /// became of the entries between.
+    pub fn replace(&mut self, store: Store) -> Result<Vec<Effect>, StoreError> {
+        let gone: Arc<[LeaseChange]> = self.leases.ids().map(|id| LeaseChange::Revoked { id }).collect();
+        let term = store.view().term();
+        *self = Applier::new(store)?;
+        let mut effects = vec![Effect::Leases(gone)];
+        effects.extend(self.start());
+        effects.push(Effect::Applied { index: self.applied, term });
+        effects.push(Effect::StoreDurable(self.store.durable_index()));
+        Ok(effects)
+    }
+
     pub fn applied(&self) -> u64 {
         self.applied
     }
@@ -191,6 +209,12 @@ impl Applier {
                 }
                 step.compacting = progress != CompactProgress::Idle;
                 step.visible = true;
+            }
+            Input::Snapshot => {
+                let view = self.store.publish(self.applied);
+                let conf_state = self.membership.conf_state();
+                let meta = SnapshotMeta { index: view.applied_index(), term: view.term(), conf_state };
+                step.after.push(Effect::Snapshot { view, meta });
             }
             Input::LeaseKeys { id, lease } => {
                 let keys = self.leases.keys(lease).ok_or(EtcdError::LeaseNotFound);

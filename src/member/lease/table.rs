@@ -86,6 +86,10 @@ impl Table {
         self.leases.is_empty()
     }
 
+    pub fn ids(&self) -> impl Iterator<Item = i64> {
+        self.leases.keys().copied()
+    }
+
     pub fn exists(&self, id: i64) -> bool {
         self.leases.contains_key(&id)
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lockstep_proto::raftpb;
 use raft::eraftpb::{self, MessageType};
-use raft::{RawNode, ReadOnlyOption, StateRole};
+use raft::{ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 
 use super::inbound;
 use super::log::{Fetch, Log};
@@ -23,6 +23,7 @@ use super::translate as tr;
 use super::wrong;
 use crate::ports::clock::Instant;
 use crate::ports::dice::Dice;
+use crate::wal::{self, SnapshotMark, Wal};
 
 /// What does not change while a member lives.
 #[derive(Clone, Debug)]
@@ -35,7 +36,7 @@ pub struct Config {
     pub check_quorum: bool,
     /// Bytes of entries kept in memory for followers; entries not yet applied are kept in any case.
     pub log_cache_bytes: u64,
-    /// Entries kept in the log beyond what every member has.
+    /// Entries kept in the log behind what the store holds, for members that are not too far behind.
     pub log_slack_entries: u64,
     /// This life of the member: durable, and greater than any before it.
     pub epoch: u64,
@@ -92,6 +93,13 @@ pub enum Input {
         entries: Vec<raftpb::Entry>,
     },
     Unreachable(u64),
+    /// What [`Effect::TakeSnapshot`] asked for.
+    Snapshot(SnapshotMeta),
+    /// How the snapshot to this member ended.
+    SnapshotSent {
+        to: u64,
+        ok: bool,
+    },
     /// Hand leadership to this member.
     Transfer(u64),
 }
@@ -111,6 +119,18 @@ pub enum Effect {
         led: Option<u64>,
     },
     Fetch(Fetch),
+    /// A member needs what the log has no more: keep a view of the store, and say of what by [`Input::Snapshot`].
+    TakeSnapshot,
+    /// Nobody needs that view any more.
+    DropSnapshot,
+    /// The log begins behind this snapshot now, durably: its store takes the place of the member's own.
+    Install {
+        index: u64,
+    },
+    /// Of no use to this member: its file can go.
+    SnapshotRefused {
+        index: u64,
+    },
     /// No member needs the log up to `index`.
     Release {
         index: u64,
@@ -123,8 +143,38 @@ pub enum Effect {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Persist {
     pub number: u64,
+    /// The log starts anew behind this one.
+    pub snapshot: Option<SnapshotMark>,
     pub hard_state: raftpb::HardState,
     pub entries: Vec<raftpb::Entry>,
+}
+
+impl Persist {
+    /// Durable after the next sync.
+    pub fn append_to(&self, wal: &mut Wal) -> Result<(), wal::Error> {
+        if let Some(mark) = self.snapshot {
+            wal.append_snapshot(mark)?;
+        }
+        wal.append(Some(&self.hard_state), &self.entries)
+    }
+}
+
+/// Of which state of the store a snapshot is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SnapshotMeta {
+    pub index: u64,
+    pub term: u64,
+    pub conf_state: raftpb::ConfState,
+}
+
+impl SnapshotMeta {
+    /// What a message that brings a snapshot says of it; `None` for any other.
+    pub fn of(message: &raftpb::Message) -> Option<SnapshotMeta> {
+        let meta = message.snapshot.as_ref().filter(|_| message.r#type() == raftpb::MessageType::MsgSnap)?;
+        let meta = meta.metadata.as_ref()?;
+        let conf_state = meta.conf_state.clone().unwrap_or_default();
+        Some(SnapshotMeta { index: meta.index(), term: meta.term(), conf_state })
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,6 +206,9 @@ pub struct Status {
 const PROPOSE_BYTES: usize = 4 << 20;
 const MAX_MESSAGE_BYTES: u64 = 1 << 20;
 const MAX_INFLIGHT_MESSAGES: usize = 512;
+/// Entries that the log keeps beyond its slack for members that answer: they catch up by and by. Who does not answer,
+/// or is further behind, gets a snapshot.
+const CATCH_UP_ENTRIES: u64 = 5_000;
 
 /// See the head of this file.
 pub struct Consensus {
@@ -176,8 +229,12 @@ pub struct Consensus {
     leader: u64,
     applied: u64,
     store_durable: u64,
-    /// The leader's word on what every member has.
-    replicated_everywhere: u64,
+    /// The snapshot that was accepted and is not installed yet.
+    installing: Option<u64>,
+    /// A view was asked for.
+    taking: bool,
+    /// Ticks since a prepared snapshot was last of use.
+    idle_snapshot_ticks: usize,
     stopped: bool,
 }
 
@@ -186,6 +243,7 @@ struct Held {
     number: u64,
     /// Whether it wrote anything itself; if not, it is done when the one before it is.
     writes: bool,
+    install: Option<u64>,
     messages: Vec<raftpb::Message>,
 }
 
@@ -250,7 +308,9 @@ impl Consensus {
             leader: 0,
             applied: recovered.applied,
             store_durable: recovered.applied,
-            replicated_everywhere: 0,
+            installing: None,
+            taking: false,
+            idle_snapshot_ticks: 0,
             stopped: false,
             config,
         };
@@ -308,7 +368,7 @@ impl Consensus {
 
     fn take(&mut self, now: Instant, input: Input, effects: &mut Vec<Effect>) {
         match input {
-            Input::Tick => self.tick(now),
+            Input::Tick => self.tick(now, effects),
             Input::Message(message) => self.receive(*message, effects),
             Input::Propose(proposal) => self.proposals.push_back(proposal),
             Input::Read(read) => self.reads.push(read),
@@ -316,12 +376,17 @@ impl Consensus {
             Input::Applied(index) => {
                 assert!(index >= self.applied, "applied goes back from {} to {index}", self.applied);
                 self.applied = index;
+                self.installing = self.installing.filter(|installing| *installing > index);
                 self.node.advance_apply_to(index);
                 self.node.mut_store().evict(index);
             }
             Input::StoreDurable(index) => {
                 self.store_durable = index;
                 self.release(effects);
+            }
+            // A snapshot that was accepted since says who the members are.
+            Input::ConfChange(_) if self.installing.is_some() => {
+                sometimes!("conf change of before the snapshot left out");
             }
             Input::ConfChange(change) => {
                 if let Some(change) = tr::conf_change_in(&change) {
@@ -336,12 +401,24 @@ impl Consensus {
                 }
             }
             Input::Unreachable(peer) => self.node.report_unreachable(peer),
+            Input::Snapshot(meta) => {
+                self.taking = false;
+                self.idle_snapshot_ticks = 0;
+                self.node.mut_store().prepare(tr::snapshot_meta_in(&meta));
+            }
+            Input::SnapshotSent { to, ok } => {
+                sometimes!(ok, "snapshot sent to a member that was too far behind");
+                sometimes!(!ok, "snapshot did not arrive");
+                let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+                self.node.report_snapshot(to, status);
+            }
             Input::Transfer(to) => self.node.transfer_leader(to),
         }
         self.after_raft();
     }
 
-    fn tick(&mut self, now: Instant) {
+    fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.drop_idle_snapshot(effects);
         // raft-rs asserts that a sole voter which campaigns has persisted its whole log.
         let raft = &self.node.raft;
         let is_persisted = raft.raft_log.persisted == raft.raft_log.last_index();
@@ -360,8 +437,10 @@ impl Consensus {
     }
 
     fn receive(&mut self, message: raftpb::Message, effects: &mut Vec<Effect>) {
-        let release_index = message.release_index();
         let Ok(mut inbound) = tr::message_in(message) else { return };
+        if inbound.get_msg_type() == MessageType::MsgSnapshot {
+            return self.receive_snapshot(inbound, effects);
+        }
         if !inbound::is_sound(&inbound, &self.node.raft) {
             sometimes!("message refused that no correct peer sends");
             return;
@@ -407,11 +486,6 @@ impl Consensus {
             }
             _ => {}
         }
-        if inbound.term == self.node.raft.term
-            && matches!(inbound.get_msg_type(), MessageType::MsgHeartbeat | MessageType::MsgAppend)
-        {
-            self.replicated_everywhere = self.replicated_everywhere.max(release_index);
-        }
         // An error here is a message that raft has no use for (from a removed member, say).
         let _ = self.node.step(inbound);
         if mutation!(CommitOfOldTerm) {
@@ -419,6 +493,21 @@ impl Consensus {
         }
         if mutation!(CommitWithoutMajority) {
             wrong::commit_with_one_copy_too_few(&mut self.node.raft);
+        }
+    }
+
+    /// Its store lies on the disk already, under a name of its own. At most one comes at a time, the next after this
+    /// one is installed or refused.
+    fn receive_snapshot(&mut self, message: eraftpb::Message, effects: &mut Vec<Effect>) {
+        let index = message.get_snapshot().get_metadata().index;
+        let is_sound = inbound::is_sound(&message, &self.node.raft);
+        if is_sound {
+            let _ = self.node.step(message);
+        }
+        let accepted = self.node.raft.raft_log.unstable_snapshot().as_ref().map(|snap| snap.get_metadata().index);
+        if accepted != Some(index) {
+            sometimes!(is_sound, "snapshot came that was of no use");
+            effects.push(Effect::SnapshotRefused { index });
         }
     }
 
@@ -567,12 +656,23 @@ impl Consensus {
                     effects.push(Effect::ReadReady { reads, index: state.index, led });
                 }
             }
+            let meta = ready.snapshot().get_metadata();
+            let snapshot = (meta.index > 0).then_some(SnapshotMark { index: meta.index, term: meta.term });
             if writes {
+                if let Some(mark) = snapshot {
+                    sometimes!("snapshot accepted from the leader");
+                    self.installing = Some(mark.index);
+                    self.node.mut_store().restart_behind(mark);
+                }
                 let entries = ready.entries();
                 self.node.mut_store().append(entries);
                 let hard_state = tr::hard_state_out(&self.node.raft.hard_state());
                 let entries = entries.iter().map(tr::entry_out).collect();
-                effects.push(Effect::Persist(Persist { number, hard_state, entries }));
+                effects.push(Effect::Persist(Persist { number, snapshot, hard_state, entries }));
+            }
+            let mut install = snapshot.map(|mark| mark.index);
+            if mutation!(InstalledBeforeLog) {
+                effects.extend(install.take().map(|index| Effect::Install { index }));
             }
             let committed = ready.take_committed_entries();
             if !committed.is_empty() {
@@ -583,7 +683,7 @@ impl Consensus {
             // The first is of a promise, a new term or vote; that is another mutation's business.
             if waits && (self.promise_number == number || !mutation!(AckBeforeFsync)) {
                 sometimes!(writes && self.unpersisted.len() > 1, "three writes of a member were in flight at once");
-                self.unpersisted.push_back(Held { number, writes, messages: held });
+                self.unpersisted.push_back(Held { number, writes, install, messages: held });
             } else {
                 self.node.on_persist_ready(number);
                 if !held.is_empty() {
@@ -595,20 +695,27 @@ impl Consensus {
         for fetch in self.node.mut_store().take_fetches() {
             effects.push(Effect::Fetch(fetch));
         }
+        if self.node.mut_store().take_wanted() && !self.taking {
+            self.taking = true;
+            effects.push(Effect::TakeSnapshot);
+        }
     }
 
     fn persisted(&mut self, number: u64, effects: &mut Vec<Effect>) {
         let mut done = 0;
         let mut messages = Vec::new();
+        let mut installs = Vec::new();
         let is_done = |held: &Held| held.number <= number || !held.writes || mutation!(FsyncCoversLaterWrites);
         while self.unpersisted.front().is_some_and(is_done) {
             let held = self.unpersisted.pop_front().expect("checked");
             done = held.number;
             messages.extend(held.messages);
+            installs.extend(held.install);
         }
         if done > 0 {
             self.node.on_persist_ready(done);
         }
+        effects.extend(installs.into_iter().map(|index| Effect::Install { index }));
         if !messages.is_empty() {
             effects.push(Effect::Send(messages));
         }
@@ -616,15 +723,12 @@ impl Consensus {
     }
 
     fn outbound(&mut self, messages: &[eraftpb::Message]) -> Vec<raftpb::Message> {
-        let (release, term) = (self.leader_release(), self.node.raft.term);
+        let term = self.node.raft.term;
         messages
             .iter()
             .map(|message| {
                 let mut out = tr::message_out(message);
                 mark_answer(message);
-                if matches!(message.get_msg_type(), MessageType::MsgHeartbeat | MessageType::MsgAppend) {
-                    out.release_index = release;
-                }
                 if message.get_msg_type() == MessageType::MsgPropose {
                     out.term = Some(term);
                 }
@@ -633,34 +737,51 @@ impl Consensus {
             .collect()
     }
 
-    /// As the leader: the last entry that every member has. `None` for others.
-    fn leader_release(&self) -> Option<u64> {
-        let raft = &self.node.raft;
-        if raft.state != StateRole::Leader {
-            return None;
-        }
-        // Those that are away count: they will want the log when they are back.
-        let counted = raft.prs().iter().filter(|(_, p)| p.recent_active || !mutation!(LogReleasedForAbsent));
-        counted.map(|(_, progress)| progress.matched).min().filter(|index| *index > 0)
-    }
-
-    /// The log below what every member has and the store holds durably is of no more use.
+    /// The log is kept for who is a little behind, and for who waits for a snapshot what follows that; never for who is
+    /// away.
     fn release(&mut self, effects: &mut Vec<Effect>) {
-        if let Some(index) = self.leader_release() {
-            self.replicated_everywhere = self.replicated_everywhere.max(index);
-        }
         let stored = if mutation!(LogReleasedTooFar) { self.applied } else { self.store_durable };
-        let needed = self.replicated_everywhere.min(stored).min(self.applied);
+        let stored = stored.min(self.applied);
         // The last entry that the store holds stays, whatever the slack: a restart needs its term, and goes on behind
         // it.
-        let index = needed.saturating_sub(self.config.log_slack_entries.max(1));
+        let index = stored.saturating_sub(self.config.log_slack_entries.max(1)).min(self.needed_by_peers(stored));
         let log = self.node.mut_store();
         // In steps, so that it costs nothing a message.
         let step = (self.config.log_slack_entries / 4).max(1);
         if index >= log.released() + step && index <= log.last() {
             log.release(index);
-            sometimes!("log released that every member has");
+            sometimes!("log released that nobody needs");
             effects.push(Effect::Release { index });
+        }
+    }
+
+    /// As the leader: the last entry that some member which answers has, or is about to be given.
+    fn needed_by_peers(&mut self, stored: u64) -> u64 {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            return u64::MAX;
+        }
+        let patience = stored.saturating_sub(self.config.log_slack_entries + CATCH_UP_ENTRIES);
+        let needs = raft.prs().iter().filter_map(|(_, progress)| match progress.state {
+            ProgressState::Snapshot => Some(progress.pending_snapshot),
+            _ => progress.recent_active.then(|| progress.matched.max(patience)),
+        });
+        let needed = needs.min().unwrap_or(u64::MAX);
+        let prepared = self.node.mut_store().prepared();
+        needed.min(prepared.unwrap_or(u64::MAX))
+    }
+
+    fn drop_idle_snapshot(&mut self, effects: &mut Vec<Effect>) {
+        if self.node.mut_store().prepared().is_none() {
+            return;
+        }
+        let raft = &self.node.raft;
+        let is_used = raft.state == StateRole::Leader
+            && raft.prs().iter().any(|(_, progress)| progress.state == ProgressState::Snapshot);
+        self.idle_snapshot_ticks = if is_used { 0 } else { self.idle_snapshot_ticks + 1 };
+        if self.idle_snapshot_ticks > self.config.election_ticks {
+            self.node.mut_store().drop_prepared();
+            effects.push(Effect::DropSnapshot);
         }
     }
 

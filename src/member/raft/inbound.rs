@@ -3,8 +3,7 @@
 //! raft-rs trusts its peers: it panics on what no correct peer sends (an empty proposal, a forwarded request with a
 //! term), and acknowledges entries that it does not have (behind a gap, or behind a position past its log, whose term
 //! it takes for 0). One faulty peer must not stop a member or make it promise what it cannot keep, so such messages end
-//! here. Nothing a correct member of this version or an etcd sends may be refused, but snapshots and what comes too
-//! late to be true.
+//! here. Nothing a correct member of this version or an etcd sends may be refused, but what comes too late to be true.
 
 use lockstep_proto::raftpb;
 use prost::Message as _;
@@ -45,8 +44,7 @@ pub fn is_sound(message: &Message, raft: &Raft<Log>) -> bool {
         MsgTransferLeader => raft.state == StateRole::Leader,
         // A sole voter needs no asking; raft-rs asserts that one which campaigns has persisted its whole log.
         MsgTimeoutNow => !raft.prs().is_singleton(),
-        // Peers of this version send none, and a stray one would replace the log.
-        MsgSnapshot => false,
+        MsgSnapshot => is_snapshot(message),
         _ => true,
     }
 }
@@ -63,6 +61,23 @@ fn follows_on(message: &Message) -> bool {
         message.index.checked_add(offset) == Some(entry.index) && (1..=message.term).contains(&entry.term)
     };
     (message.index == 0) == (message.log_term == 0) && message.entries.iter().zip(1..).all(is_next)
+}
+
+/// Whether raft could count with the members that this snapshot names: it ends the process over those it cannot.
+fn is_snapshot(message: &Message) -> bool {
+    let meta = message.get_snapshot().get_metadata();
+    let conf = meta.get_conf_state();
+    let mut ids: Vec<u64> = conf.voters.iter().chain(&conf.learners).copied().collect();
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    let is_joint = conf.auto_leave || !conf.voters_outgoing.is_empty() || !conf.learners_next.is_empty();
+    (1..u64::MAX).contains(&meta.index)
+        && (1..=message.term).contains(&meta.term)
+        && !conf.voters.is_empty()
+        && ids.len() == count
+        && ids[0] != 0
+        && !is_joint
 }
 
 /// Whether the leader may put this into the log. raft-rs parses conf changes with a decoder that must not be the first

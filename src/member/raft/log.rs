@@ -4,14 +4,14 @@
 //! applied are always here. Older ones may have been evicted: when a lagging follower needs them, [`Log`] answers
 //! "temporarily unavailable", records a [`Fetch`], and the host brings them from the write-ahead log.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use lockstep_proto::raftpb;
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 
-use crate::wal::{self, Wal};
+use crate::wal::{self, SnapshotMark, Wal};
 
 /// Entries `[low, high)` that the host must read from the write-ahead log and hand back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,10 @@ pub struct Log {
     cache_bytes: u64,
     cache_limit_bytes: u64,
     fetching: RefCell<Fetching>,
+    /// The snapshot that can be sent to who needs what was released.
+    prepared: Option<SnapshotMetadata>,
+    /// Raft asked for one, and there was none.
+    wanted: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -83,6 +87,8 @@ impl Log {
             cache_bytes: 0,
             cache_limit_bytes,
             fetching: RefCell::default(),
+            prepared: None,
+            wanted: Cell::default(),
         };
         for entry in entries {
             log.cache_bytes += cost(&entry);
@@ -141,6 +147,36 @@ impl Log {
             self.runs.pop_front();
         }
         self.truncated = (index, term);
+    }
+
+    /// Everything is in a snapshot: the log goes on behind it.
+    pub fn restart_behind(&mut self, mark: SnapshotMark) {
+        self.truncated = (mark.index, mark.term);
+        self.last_index = mark.index;
+        self.runs.clear();
+        self.cache.clear();
+        self.cache_bytes = 0;
+        self.prepared = None;
+    }
+
+    pub fn prepare(&mut self, snapshot: SnapshotMetadata) {
+        if snapshot.index >= self.truncated.0 {
+            self.prepared = Some(snapshot);
+        }
+    }
+
+    /// The index of the snapshot that can be sent.
+    pub fn prepared(&self) -> Option<u64> {
+        self.prepared.as_ref().map(|snapshot| snapshot.index)
+    }
+
+    pub fn drop_prepared(&mut self) {
+        self.prepared = None;
+    }
+
+    /// Whether raft has asked for a snapshot in vain since the last call.
+    pub fn take_wanted(&mut self) -> bool {
+        self.wanted.take()
     }
 
     pub fn last(&self) -> u64 {
@@ -241,9 +277,14 @@ impl Storage for Log {
         Ok(self.last_index)
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> Result<Snapshot> {
-        // The log is kept for the slowest member, so nobody needs one.
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, request_index: u64, _to: u64) -> Result<Snapshot> {
+        let Some(metadata) = self.prepared.as_ref().filter(|prepared| prepared.index >= request_index) else {
+            self.wanted.set(true);
+            return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        };
+        let mut snapshot = Snapshot::default();
+        snapshot.set_metadata(metadata.clone());
+        Ok(snapshot)
     }
 }
 

@@ -21,6 +21,8 @@ mod stamp;
 mod translate;
 mod wrong;
 
-pub use consensus::{Config, Consensus, Effect, Input, Persist, Proposal, ReadRequest, Recovered, Role, Status};
+pub use consensus::{
+    Config, Consensus, Effect, Input, Persist, Proposal, ReadRequest, Recovered, Role, SnapshotMeta, Status,
+};
 pub use log::Fetch;
 pub use stamp::Stamp;

@@ -7,6 +7,8 @@
 use lockstep_proto::raftpb;
 use raft::eraftpb;
 
+use super::consensus::SnapshotMeta;
+
 /// A message whose type this build does not know; from outside, so an error and not a panic.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnknownType(pub i32);
@@ -102,11 +104,34 @@ pub fn message_out(message: &eraftpb::Message) -> raftpb::Message {
         index: Some(message.index),
         entries: message.entries.iter().map(entry_out).collect(),
         commit: Some(message.commit),
-        snapshot: None,
+        snapshot: message.has_snapshot().then(|| snapshot_out(message.get_snapshot())),
         reject: Some(message.reject),
         reject_hint: Some(message.reject_hint),
         context: (!message.context.is_empty()).then(|| message.context.clone()),
-        release_index: None,
+    }
+}
+
+pub fn snapshot_meta_in(meta: &SnapshotMeta) -> eraftpb::SnapshotMetadata {
+    let mut out = eraftpb::SnapshotMetadata { index: meta.index, term: meta.term, ..Default::default() };
+    out.set_conf_state(conf_state_in(&meta.conf_state));
+    out
+}
+
+/// What a snapshot is of; its content is the host's business.
+fn snapshot_out(snapshot: &eraftpb::Snapshot) -> raftpb::Snapshot {
+    let meta = snapshot.get_metadata();
+    let conf_state = meta.get_conf_state();
+    raftpb::Snapshot {
+        data: None,
+        metadata: Some(raftpb::SnapshotMetadata {
+            conf_state: Some(raftpb::ConfState {
+                voters: conf_state.voters.clone(),
+                learners: conf_state.learners.clone(),
+                ..Default::default()
+            }),
+            index: Some(meta.index),
+            term: Some(meta.term),
+        }),
     }
 }
 

@@ -30,6 +30,7 @@ use super::identity::{
     X_ETCD_CLUSTER_ID, X_PEER_URLS, X_RAFT_TO, X_SERVER_FROM, X_SERVER_VERSION, hex, parse_hex, text,
 };
 use super::outbox::{StreamBody, StreamKind};
+use super::snapshot::{self, Failure};
 use super::{READ_TIMEOUT, Refusal, Shared, client, lease, probe};
 
 const MAX_HEADERS: usize = 64;
@@ -107,7 +108,7 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>, remote: &str) ->
         "/raft" => pipeline(&shared, request, remote).await,
         lease::RENEW_PATH | lease::INTERNAL_PATH => lease::serve(&shared, request).await,
         "/raft/probing" => Answer::ok("text/plain; charset=utf-8", probe::answer().into_bytes()),
-        "/raft/snapshot" => snapshot(&shared, &request, remote),
+        "/raft/snapshot" => snapshot(&shared, request, remote).await,
         "/members" => match only(Method::GET, request.method()) {
             Err(answer) => *answer,
             Ok(()) => with_cluster_id(&shared, Answer::ok("application/json", shared.handler.members_json())),
@@ -125,6 +126,16 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>, remote: &str) ->
 
 /// POST /raft: one message.
 async fn pipeline(shared: &Arc<Shared>, request: Request<Incoming>, remote: &str) -> Response<Answer> {
+    take_message(shared, request, remote, async |shared, body| receive(shared, body).await).await
+}
+
+/// A POST whose body is a message for raft, as `receive` reads it.
+async fn take_message(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    remote: &str,
+    receive: impl AsyncFnOnce(&Shared, Incoming) -> Result<(), Failure>,
+) -> Response<Answer> {
     if let Err(answer) = only(Method::POST, request.method()) {
         return *answer;
     }
@@ -151,8 +162,6 @@ async fn pipeline(shared: &Arc<Shared>, request: Request<Incoming>, remote: &str
     with_cluster_id(shared, answer)
 }
 
-type Failure = (StatusCode, &'static str, String);
-
 async fn receive(shared: &Shared, body: Incoming) -> Result<(), Failure> {
     let bytes = collect(body, shared.max_message_bytes)
         .await
@@ -171,7 +180,7 @@ async fn receive(shared: &Shared, body: Incoming) -> Result<(), Failure> {
             Refusal::NotForUs => (StatusCode::FORBIDDEN, "cannot process message to mismatch member", from.clone()),
             // Not 403: to etcd that means that the sender was removed, and it stops for good.
             Refusal::Unknown => (StatusCode::NOT_FOUND, "error sender not found", from.clone()),
-            Refusal::Snapshot => (StatusCode::NOT_IMPLEMENTED, "snapshots are not supported yet", from.clone()),
+
             other => (StatusCode::BAD_REQUEST, "error processing raft message", format!("{from}: {other}")),
         }
     })?;
@@ -184,22 +193,9 @@ async fn receive(shared: &Shared, body: Incoming) -> Result<(), Failure> {
     Ok(())
 }
 
-/// POST /raft/snapshot: refused for now, in a way the sender reports as a failed snapshot and tries again.
-fn snapshot(shared: &Arc<Shared>, request: &Request<Incoming>, remote: &str) -> Response<Answer> {
-    if let Err(answer) = only(Method::POST, request.method()) {
-        return *answer;
-    }
-    let answer = match checked(shared, request.headers(), remote) {
-        Err(answer) => *answer,
-        Ok(()) => {
-            warn!(
-                "local-member-id" = %shared.identity.member(), "remote-addr" = %remote,
-                "refused a database snapshot: receiving snapshots is not supported yet"
-            );
-            Answer::refuse(StatusCode::NOT_IMPLEMENTED, "receiving snapshots is not supported yet")
-        }
-    };
-    with_cluster_id(shared, answer)
+/// POST /raft/snapshot: a message and its database.
+async fn snapshot(shared: &Arc<Shared>, request: Request<Incoming>, remote: &str) -> Response<Answer> {
+    take_message(shared, request, remote, async |shared, body| snapshot::receive(shared, body).await).await
 }
 
 /// GET /raft/stream/{msgapp,message}/{from}: the answer is the stream we write into.

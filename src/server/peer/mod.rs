@@ -11,6 +11,7 @@
 //! pipeline     POST /raft, four at a time                  probe     GET /raft/probing, every four seconds
 //! http         what a peer may ask of us                   client    what we ask of a peer outside of raft
 //! identity     headers, versions, cluster id               status    active or not, and since when
+//! snapshot     POST /raft/snapshot, both ends
 //! lease        keep-alives and times to live, from a follower to the leader
 //! ```
 //!
@@ -29,6 +30,7 @@ mod pipeline;
 mod probe;
 mod reader;
 mod remote;
+mod snapshot;
 mod status;
 
 use std::collections::BTreeMap;
@@ -47,6 +49,7 @@ pub use self::client::{ClusterError, RemoteCluster, RemoteMember, Versions, get_
 pub use self::conn::{Listener, PeerUrl, UrlError};
 pub use self::lease::{LeaseAnswer, LeaseClient, LeaseError, LeaseFuture, LeaseQuestion};
 pub use self::remote::{PeerReport, PeerStats};
+pub use self::snapshot::{Pieces, Taking};
 
 use self::identity::{Identity, hex};
 use self::remote::{Remote, Sent};
@@ -92,6 +95,10 @@ pub trait Handler: Send + Sync + 'static {
     fn unreachable(&self, peer: u64);
     /// How the snapshot to this peer ended: raft's `report_snapshot`.
     fn snapshot_status(&self, peer: u64, ok: bool);
+    /// The body of the snapshot of this index, which a message to a peer speaks of.
+    fn open_snapshot(&self, index: u64) -> Option<Pieces>;
+    /// A peer sends a snapshot. Done when its body is safe on the disk and the message has gone where messages go.
+    fn snapshot(&self, message: Message, body: Pieces) -> Taking<'_>;
     /// The body of GET /members: etcd's JSON list of members.
     fn members_json(&self) -> Vec<u8>;
     /// The body of GET /version.
@@ -343,7 +350,7 @@ enum Refusal {
     UnknownType,
     #[error("cannot process message that only the member itself may send")]
     Local,
-    #[error("cannot process snapshot without its database: not supported yet")]
+    #[error("cannot process snapshot without its database")]
     Snapshot,
     #[error("cannot process append whose entries are out of order")]
     Entries,

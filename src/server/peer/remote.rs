@@ -15,7 +15,7 @@ use super::conn::PeerUrl;
 use super::identity::hex;
 use super::outbox::{Outbox, Pushed, StreamKind};
 use super::status::PeerStatus;
-use super::{Shared, pipeline, probe, reader};
+use super::{Shared, pipeline, probe, reader, snapshot};
 
 /// Dropped messages are logged at most so often for each peer; a full queue drops them by the thousand.
 const DROP_LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -53,6 +53,7 @@ pub(super) struct Remote {
     msgapp: Outbox,
     message: Outbox,
     pipeline: mpsc::Sender<Message>,
+    snapshots: mpsc::Sender<Message>,
     last_drop_log: Mutex<Option<Instant>>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
@@ -77,6 +78,7 @@ impl Remote {
     /// Starts the tasks. Without `streams` there is only the pipeline.
     pub fn start(shared: &Arc<Shared>, id: u64, urls: Vec<String>, streams: bool) -> Arc<Remote> {
         let (pipeline, queued) = mpsc::channel(pipeline::QUEUE_MESSAGES);
+        let (snapshots, queued_snapshots) = mpsc::channel(snapshot::QUEUE_MESSAGES);
         let peer = Arc::new(Remote {
             id,
             local: shared.identity.member(),
@@ -88,11 +90,13 @@ impl Remote {
             msgapp: Outbox::default(),
             message: Outbox::default(),
             pipeline,
+            snapshots,
             last_drop_log: Mutex::default(),
             tasks: Mutex::default(),
         });
         peer.set_urls(urls);
         let mut tasks = pipeline::start(shared, &peer, queued);
+        tasks.push(snapshot::start(shared, &peer, queued_snapshots));
         if streams {
             for kind in StreamKind::ALL {
                 tasks.push(shared.runtime.spawn(reader::run(shared.clone(), peer.clone(), kind)).abort_handle());
@@ -148,8 +152,13 @@ impl Remote {
     pub fn push(&self, mut message: Message) -> Sent {
         let kind = message.r#type();
         let streams: &[&Outbox] = match kind {
-            // A snapshot's database goes with it, by a POST of its own; that road is not built yet.
-            MessageType::MsgSnap => return self.dropped(kind, "snapshots are not supported yet"),
+            // A snapshot's database goes with it, by a POST of its own.
+            MessageType::MsgSnap => {
+                return match self.snapshots.try_send(message) {
+                    Ok(()) => Sent::Queued,
+                    Err(_) => self.dropped(kind, "another snapshot is being sent"),
+                };
+            }
             MessageType::MsgApp => &[&self.msgapp, &self.message],
             _ => &[&self.message],
         };
