@@ -4,6 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lockstep::proto::etcdserverpb::request_op::Request;
 use lockstep::proto::etcdserverpb::{
@@ -11,6 +12,7 @@ use lockstep::proto::etcdserverpb::{
     LeaseTimeToLiveRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 use lockstep::proto::mvccpb::KeyValue;
+use sha2::{Digest, Sha256};
 
 use crate::util::client::Client;
 use crate::util::oracle::Etcd;
@@ -159,6 +161,79 @@ fn ok(command: &mut Command) -> String {
     let said = String::from_utf8_lossy(&stderr).into_owned();
     assert!(status.success(), "{command:?}: {said}");
     said
+}
+
+/// Blobs of 32 KiB, what is left of the database behind each, and its digest last.
+#[test]
+fn a_snapshot_comes_in_the_pieces_that_etcd_cuts() {
+    for kind in [Kind::Lockstepd, Kind::Etcd(Etcd::V35)] {
+        let Some(cluster) = Cluster::start(kind, 1) else { return };
+        fill(&cluster.client(0), 3_000);
+        let mut answers = cluster.client(0).snapshot().expect("a snapshot");
+        let digest = answers.pop().expect("a digest");
+        assert_eq!((digest.blob.len(), digest.remaining_bytes), (32, 0), "{kind:?}");
+        let total: u64 = answers.iter().map(|answer| answer.blob.len() as u64).sum();
+        let mut sent = 0;
+        for (at, answer) in (1..).zip(&answers) {
+            sent += answer.blob.len() as u64;
+            assert_eq!(answer.remaining_bytes, total - sent, "{kind:?}");
+            assert!(answer.blob.len() == 32 << 10 || at == answers.len(), "{kind:?}: piece {at}");
+            assert!(answer.header.is_none());
+        }
+        assert!(total > 100_000 && total.is_multiple_of(4_096), "{total}");
+        let whole: Vec<u8> = answers.iter().flat_map(|answer| answer.blob.to_vec()).collect();
+        assert_eq!(Sha256::digest(&whole)[..], digest.blob[..], "{kind:?}");
+    }
+}
+
+/// A snapshot is of one moment, however much is written while it is taken.
+#[test]
+fn writes_go_on_while_a_snapshot_is_taken() {
+    let Some(cluster) = Cluster::start(Kind::Lockstepd, 1) else { return };
+    fill(&cluster.client(0), 5_000);
+    let stop = AtomicBool::new(false);
+    let (files, written) = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            let client = cluster.client(0);
+            let mut written = 0;
+            while !stop.load(Ordering::Relaxed) {
+                // Both or neither.
+                let put = |key: &str| RequestOp {
+                    request: Some(Request::RequestPut(PutRequest {
+                        value: written.to_string().into(),
+                        ..one_put(key)
+                    })),
+                };
+                let both = TxnRequest { success: vec![put("one"), put("other")], ..Default::default() };
+                let revision = client.txn(both).expect("a txn").header.expect("a header").revision;
+                written += 1;
+                if written % 50 == 0 {
+                    client.compact(CompactionRequest { revision, physical: false }).expect("a compaction");
+                }
+            }
+            written
+        });
+        let client = cluster.client(0);
+        let files: Vec<Vec<u8>> = (0..8)
+            .map(|_| client.snapshot().expect("a snapshot").iter().flat_map(|answer| answer.blob.to_vec()).collect())
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        (files, writing.join().expect("the writer"))
+    });
+    assert!(written > 50, "only {written} writes");
+    for (at, file) in files.iter().enumerate() {
+        let path = cluster.dir().join(format!("{at}.db"));
+        std::fs::write(&path, file).expect("a file");
+        let Some(mut next) = Cluster::prepare(Kind::Lockstepd, 1, &[]) else { return };
+        restore(&next, &path);
+        next.members[0].spawn();
+        next.members[0].wait_ready();
+        let range = |key: &'static str| {
+            let request = RangeRequest { key: key.into(), ..Default::default() };
+            next.client(0).range(request).expect("a range").kvs.first().map(|kv| (kv.mod_revision, kv.value.clone()))
+        };
+        assert_eq!(range("one"), range("other"), "snapshot {at}");
+    }
 }
 
 #[test]
