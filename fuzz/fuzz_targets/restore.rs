@@ -1,8 +1,8 @@
 //! Whatever rows a sound database has, a restore refuses it and leaves no file, or makes a store that a member runs on:
 //! it opens, can be hashed, written to and compacted.
 //!
-//! The bytes are rows: a bucket, the lengths of key and value, and both. Where they say so, the key of a row is made the
-//! key of a revision and its value a `KeyValue`, which chance alone would hardly make.
+//! The bytes are rows: a bucket, the lengths of key and value, and both. Where they say so, the key of a row is made
+//! the key of a revision and its value a `KeyValue`, which chance alone would hardly make.
 
 #![no_main]
 
