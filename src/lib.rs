@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! server/   ctl/      the asynchronous shells: sockets, files, clocks, threads
+//! offline/            data directories of members that do not run; `ctl` asks for it
 //! member/             one member as synchronous state machines: step(now, input) -> effects
 //! interop/            etcd's files: its database, read and written
 //! mvcc/               revisions, key index, views, the store on redb
@@ -25,6 +26,9 @@ pub mod ctl;
 pub mod interop;
 pub mod member;
 pub mod mvcc;
+#[cfg(feature = "ctl")]
+#[allow(clippy::disallowed_types, clippy::disallowed_methods)]
+pub mod offline;
 pub mod ports;
 #[cfg(feature = "server")]
 #[allow(clippy::disallowed_types, clippy::disallowed_methods)]

@@ -77,6 +77,8 @@ mod rot;
 mod scenarios;
 #[path = "it/sim_program.rs"]
 mod sim_program;
+#[path = "it/snapshot.rs"]
+mod snapshot;
 #[path = "it/wal.rs"]
 mod wal;
 #[path = "it/watch.rs"]

@@ -35,7 +35,8 @@ const DIRECTION: &[(&str, &[&str])] = &[
     ("src/bin/lockstepd.rs", &["server"]),
     ("src/bin/lockstepctl.rs", &["ctl"]),
     ("src/server/", &["member", "interop", "mvcc", "wal", "ports"]),
-    ("src/ctl/", &["member", "interop", "mvcc", "wal", "ports"]),
+    ("src/ctl/", &["offline", "member", "interop", "mvcc", "wal", "ports"]),
+    ("src/offline/", &["server", "member", "interop", "mvcc", "wal", "ports"]),
     ("src/member/", &["interop", "mvcc", "wal", "ports"]),
     ("src/interop/", &["mvcc", "ports"]),
     ("src/mvcc/", &["ports"]),
@@ -43,7 +44,7 @@ const DIRECTION: &[(&str, &[&str])] = &[
     ("src/ports/", &[]),
     ("sim/src/", &["member", "interop", "mvcc", "wal", "ports"]),
 ];
-const ROOMS: &[&str] = &["server", "ctl", "member", "interop", "mvcc", "wal", "ports"];
+const ROOMS: &[&str] = &["server", "ctl", "offline", "member", "interop", "mvcc", "wal", "ports"];
 
 /// Crate, and the only folder that names it.
 const OWNERS: &[(&str, &str)] = &[

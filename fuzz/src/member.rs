@@ -244,7 +244,7 @@ impl Member {
                 }
                 Effect::Compacting => self.is_compacting = true,
                 Effect::Stop(reason) => panic!("the member stops: {reason}"),
-                Effect::ConfChange(_) | Effect::Membership(_) | Effect::StoreDurable(_) => {}
+                Effect::ConfChange(_) | Effect::Membership(_) | Effect::StoreDurable(_) | Effect::Snapshot { .. } => {}
             }
         }
     }

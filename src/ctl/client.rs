@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Response, Status, Streaming};
 
 use super::dial::{Address, Dialing, connect};
 use super::golang::{json_string, now_epoch, now_iso8601};
@@ -269,6 +269,12 @@ impl Client {
     pub async fn defragment_until(&self, deadline: Instant, endpoint: &str) -> Result<DefragmentResponse, String> {
         let send = async |channel, request| maintenance(channel).defragment(request).await;
         self.at(endpoint).call(deadline, Repeat::Yes, DefragmentRequest {}, send).await
+    }
+
+    /// Begins to download a snapshot.
+    pub async fn snapshot_until(&self, deadline: Instant) -> Result<Streaming<SnapshotResponse>, String> {
+        let send = async |channel, request| maintenance(channel).snapshot(request).await;
+        self.call(deadline, Repeat::Yes, SnapshotRequest {}, send).await
     }
 
     /// A connection for a stream, however long it takes to get one.

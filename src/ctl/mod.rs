@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use commands::{
-    check, compaction, completion, del, elect, endpoint, get, lease, lock, member, put, txn,
+    check, cluster, compaction, completion, del, elect, endpoint, get, lease, lock, member, put, snapshot, txn,
     version as version_command, watch as watch_command,
 };
 use flags::{Flag, Flags, Kind, flag, flag_short};
@@ -347,10 +347,35 @@ static CHILDREN: &[Command] = &[
         "snapshot",
         "Snapshots",
         &[
-            later("save", "Saves a member's snapshot to a file"),
-            later("restore", "Restores a snapshot to a data directory"),
-            later("status", "Shows a snapshot file"),
+            leaf("save", "<filename>", "Saves a member's snapshot to a file", Action::Run(snapshot::save)),
+            Command {
+                flags: snapshot::RESTORE_FLAGS,
+                ..leaf(
+                    "restore",
+                    "<filename> [options]",
+                    "Restores a snapshot to a data directory",
+                    Action::Run(snapshot::restore),
+                )
+            },
+            Command {
+                long: snapshot::STATUS_LONG,
+                ..leaf("status", "<filename>", "Shows a snapshot file", Action::Run(snapshot::status))
+            },
         ],
+    ),
+    group(
+        "cluster",
+        "Whole clusters",
+        &[Command {
+            flags: cluster::RESTORE_FLAGS,
+            long: cluster::RESTORE_LONG,
+            ..leaf(
+                "restore",
+                "<filename> --initial-cluster {members} --output {dir} [options]",
+                "Restores a snapshot to the data directories of all members of a new cluster",
+                Action::Run(cluster::restore),
+            )
+        }],
     ),
     later("make-mirror", "Mirrors keys to another cluster"),
     Command {

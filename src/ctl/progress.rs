@@ -1,5 +1,6 @@
-//! The progress line of `check`, drawn as the library does that etcdctl takes: counters, a bar as wide as the terminal
-//! has room for (none when there is no terminal), percents, the time that is left.
+//! Progress on a terminal: that of a download, and the line of `check`, drawn as the library does that etcdctl takes:
+//! counters, a bar as wide as the terminal has room for (none when there is no terminal), percents, the time that is
+//! left.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::emit;
-use super::golang::format_duration;
+use super::golang::{format_duration, human_bytes};
+use super::{emit, say_error_bytes};
 
 /// How often the line is drawn again.
 pub const REFRESH: Duration = Duration::from_millis(200);
@@ -67,6 +68,43 @@ impl Bar {
         emit(format!("\r{line:width$}").as_bytes());
     }
 }
+
+/// The progress of a download, on standard error, when that is a terminal.
+#[derive(Debug)]
+pub struct Download {
+    total_bytes: u64,
+    started: Instant,
+    drawn: Option<Instant>,
+}
+
+impl Download {
+    pub fn new(total_bytes: u64) -> Download {
+        Download { total_bytes, started: Instant::now(), drawn: None }
+    }
+
+    /// So much of it is there.
+    pub fn at(&mut self, bytes: u64) {
+        let is_due = self.drawn.is_none_or(|drawn| drawn.elapsed() >= REFRESH) || bytes >= self.total_bytes;
+        if !is_due || !std::io::stderr().is_terminal() {
+            return;
+        }
+        self.drawn = Some(Instant::now());
+        let (done, total) = (human_bytes(bytes), human_bytes(self.total_bytes));
+        let rate = human_bytes((bytes as f64 / self.started.elapsed().as_secs_f64().max(0.001)) as u64);
+        let percent = (bytes * 100).checked_div(self.total_bytes).unwrap_or(100).min(100);
+        let full = "=".repeat(percent as usize * DOWNLOAD_COLUMNS / 100);
+        let line = format!("\r[{full:DOWNLOAD_COLUMNS$}] {percent:3}% {done} / {total}, {rate}/s ");
+        say_error_bytes(line.as_bytes());
+    }
+
+    pub fn finish(self) {
+        if self.drawn.is_some() {
+            say_error_bytes(b"\n");
+        }
+    }
+}
+
+const DOWNLOAD_COLUMNS: usize = 40;
 
 fn bar(room: usize, current: u64, total: u64) -> String {
     if room == 0 {

@@ -26,6 +26,10 @@ use crate::mvcc::{Header, header, parse_row_key, row_key};
 
 /// The bucket of the rows.
 pub const KEY: &str = "key";
+/// What a cluster can come to, with room for more.
+pub const REVISIONS: std::ops::RangeInclusive<i64> = 1..=1 << 60;
+/// What etcd grants.
+const TTLS_S: std::ops::RangeInclusive<i64> = 1..=9_000_000_000;
 /// Behind the key of a row that records a deletion.
 const DELETION: u8 = b't';
 
@@ -49,6 +53,12 @@ pub struct KeyRow {
 }
 
 impl KeyRow {
+    /// Whether it is of no key: the restore of 3.6 puts such a row where it moves the revision to, and has it compacted
+    /// at the first start.
+    pub fn is_marker(&self) -> bool {
+        self.value.is_empty()
+    }
+
     /// The row without its value's own bytes.
     pub fn header(&self) -> Header<'_> {
         header(&self.value).expect("it was looked at when it was read")
@@ -123,7 +133,14 @@ impl<S: ReadAt> Etcd<S> {
         self.rows("lease", |key, value| {
             let id = number(key)?;
             let lease = Lease::decode(value).map_err(|e| format!("it is no lease: {e}"))?;
-            if lease.id as u64 != id { Err(format!("it is lease {:x}", lease.id)) } else { Ok(lease) }
+            if lease.id as u64 != id || id == 0 {
+                return Err(format!("it is lease {:x}", lease.id));
+            }
+            let Lease { ttl, remaining_ttl, .. } = lease;
+            match TTLS_S.contains(&ttl) && (0..=ttl).contains(&remaining_ttl) {
+                true => Ok(lease),
+                false => Err(format!("it has {remaining_ttl} s left of {ttl} s")),
+            }
         })
     }
 
@@ -196,12 +213,23 @@ fn key_row(key: Bytes, value: Bytes) -> Result<KeyRow, String> {
         _ => (&key[..], false),
     };
     let revision = parse_row_key(place).ok_or("its key is no revision")?;
+    if !REVISIONS.contains(&revision.main) {
+        return Err(format!("there is no revision {}", revision.main));
+    }
+    if value.is_empty() && !is_deletion {
+        return Ok(KeyRow { revision, is_deletion, value });
+    }
     let Some(head) = header(&value) else { return Err("its value is no KeyValue".to_string()) };
     if head.tombstone != is_deletion {
         return Err("its key and its value do not agree on whether it is a deletion".to_string());
     }
     if head.key.is_empty() || (!is_deletion && head.mod_revision != revision.main) {
         return Err(format!("its value is one of revision {}", head.mod_revision));
+    }
+    let until_then = 1..=revision.main;
+    if !is_deletion && !(until_then.contains(&head.create_revision) && until_then.contains(&head.version)) {
+        let (created, version) = (head.create_revision, head.version);
+        return Err(format!("its value says that it is version {version} of a key created at revision {created}"));
     }
     Ok(KeyRow { revision, is_deletion, value })
 }

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! etcd.rs        etcd's buckets over a database: rows of revisions, leases, members, progress
+//! restore.rs     what of a snapshot a new cluster begins with
+//! status.rs      a database in four numbers
 //! snapshot.rs    a database and the SHA-256 of it: sealed while it is written, verified as it is read
 //! bbolt/         the file itself: a reader that trusts nothing, a writer that never goes back
 //! ```
@@ -11,7 +13,9 @@
 
 pub mod bbolt;
 pub mod etcd;
+pub mod restore;
 pub mod snapshot;
+pub mod status;
 pub mod store;
 
 use std::io;

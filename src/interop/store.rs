@@ -114,6 +114,11 @@ fn walk(
 pub trait Keep {
     /// What becomes of an entry of a bucket: its value, or `None` when it is left out.
     fn entry(&mut self, bucket: Bucket, key: &[u8], value: Bytes) -> Result<Option<Bytes>, String>;
+
+    /// Entries that the store gets besides, in place of those that it has under their keys.
+    fn besides(&mut self, _: &Loaded) -> Vec<(Bucket, Bytes, Bytes)> {
+        Vec::new()
+    }
 }
 
 /// Everything is kept.
@@ -147,8 +152,11 @@ pub fn load(
     let mut batch: Vec<(Revision, Bytes)> = Vec::with_capacity(BATCH_ROWS);
     for row in etcd.key_rows()? {
         let row = row?;
-        loaded.rows += 1;
         loaded.revision = row.revision.main;
+        if row.is_marker() {
+            continue;
+        }
+        loaded.rows += 1;
         batch.push((row.revision, row.value));
         if batch.len() == BATCH_ROWS {
             loader.rows(batch.iter().map(|(revision, value)| (*revision, &value[..])))?;
@@ -176,6 +184,9 @@ pub fn load(
                 loader.entry(bucket, &key, &value)?;
             }
         }
+    }
+    for (bucket, key, value) in keep.besides(&loaded) {
+        loader.entry(bucket, &key, &value)?;
     }
     loader.finish()?;
     Ok(loaded)

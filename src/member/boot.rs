@@ -23,6 +23,8 @@ use crate::wal::{self, Wal};
 pub const SNAP_DIR: &str = "member/snap";
 pub const STORE_PATH: &str = "member/snap/db";
 pub const WAL_DIR: &str = "member/wal";
+/// What `member` is called while a restore builds it.
+pub const RESTORING_DIR: &str = "member.restoring";
 
 /// How to boot. Ids and members count only until the member is founded ([`Error::Unfounded`] asks for them); later the
 /// disk knows better.
@@ -101,6 +103,11 @@ pub enum Error {
          and holds nothing: start with the flags of the first time, or from an empty data directory"
     )]
     OtherFounders { member: u64, cluster: u64 },
+    #[error(
+        "the data directory has {RESTORING_DIR}: restoring a snapshot into it was cut short; empty the directory and \
+         restore again"
+    )]
+    Restoring,
     #[error("{0}")]
     Raft(String),
 }
@@ -108,6 +115,9 @@ pub enum Error {
 /// Boots the member that lies on `disk`, or founds it.
 /// `wal_disk` is the same disk unless the log lies elsewhere.
 pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Result<Booted, Error> {
+    if disk.exists(RESTORING_DIR)? {
+        return Err(Error::Restoring);
+    }
     disk.create_dir_all(SNAP_DIR)?;
     let is_new = !Wal::exists(&*wal_disk, &config.wal_dir)?;
     finish_install(&*disk, &wal_disk, config, is_new)?;
@@ -195,6 +205,21 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
         wal,
         backend,
     })
+}
+
+/// Makes the log of a member whose store was put there by a restore: it holds the founding of the cluster and nothing
+/// else, so the member boots as any founder does that crashed right after.
+pub fn found_log(
+    wal_disk: &Arc<dyn Disk>,
+    wal_dir: &str,
+    options: wal::Options,
+    metadata: wal::Metadata,
+    founders: &[Member],
+) -> Result<(), Error> {
+    wal_disk.create_dir_all(wal_dir)?;
+    drop(Wal::create(wal_disk.clone(), wal_dir, metadata, options)?);
+    let (mut wal, _) = Wal::open(wal_disk.clone(), wal_dir, options, 1)?;
+    Ok(found(&mut wal, founders)?)
 }
 
 /// A crash may have come between the log's word that a snapshot is here, and the store of it taking its place. Whatever

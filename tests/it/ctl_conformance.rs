@@ -142,7 +142,7 @@ fn lockstepctl_differs_on_purpose() {
             "",
         ),
         ("!__complete bogus x", 0, "", ""),
-        ("snapshot save x", 1, "", "Error: etcdctl snapshot save is not supported yet\n"),
+        ("auth enable", 1, "", "Error: etcdctl auth enable is not supported yet\n"),
         ("member add x --peer-urls=http://x", 1, "", "Error: "),
         // A message that the Go client refuses to send is refused here, too.
         ("put big < @BIG", 1, "", "trying to send message larger than max"),

@@ -1,13 +1,15 @@
 //! etcd's files: what we write is read back, by us and by real etcds; what they write is read; what is broken is
 //! refused.
 //!
-//! `interop/etcds.rs` has the real etcds, `interop/hostile.rs` the files that mean harm; here is every shape a
-//! database can have, and what reading and writing hold in memory.
+//! `interop/etcds.rs` has the real etcds, `interop/hostile.rs` the files that mean harm, `interop/stores.rs` what
+//! becomes a store of ours; here is every shape a database can have, and what reading and writing hold in memory.
 
 #[path = "interop/etcds.rs"]
 mod etcds;
 #[path = "interop/hostile.rs"]
 mod hostile;
+#[path = "interop/stores.rs"]
+mod stores;
 
 use std::fs::File;
 use std::io::{self, Write};

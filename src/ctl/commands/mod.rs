@@ -3,6 +3,7 @@
 //! A command reads its flags, builds one request, calls it through `client` and hands the answer to `printer`.
 
 pub mod check;
+pub mod cluster;
 pub mod compaction;
 pub mod completion;
 pub mod del;
@@ -13,6 +14,7 @@ pub mod lease;
 pub mod lock;
 pub mod member;
 pub mod put;
+pub mod snapshot;
 pub mod txn;
 mod txn_text;
 pub mod version;

@@ -13,6 +13,7 @@ use lockstep_proto::mvccpb::KeyValue;
 use super::Health;
 use crate::ctl::golang::quote;
 use crate::ctl::watch::Watched;
+use crate::interop::status::Status;
 
 /// Lines that are being written.
 #[derive(Default)]
@@ -187,5 +188,14 @@ pub fn hashkv(list: &[(String, HashKvResponse)]) -> String {
         out.line("Hash", answer.hash);
         out.0.push('\n');
     }
+    out.0
+}
+
+pub fn snapshot_status(status: &Status) -> String {
+    let mut out = Fields::default();
+    out.line("Hash", status.hash);
+    out.line("Revision", status.revision);
+    out.line("Keys", status.total_keys);
+    out.line("Size", status.total_bytes);
     out.0
 }

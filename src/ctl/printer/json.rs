@@ -12,6 +12,7 @@ use lockstep_proto::mvccpb::{Event, KeyValue};
 use super::Health;
 use crate::ctl::golang::{base64, json_string};
 use crate::ctl::watch::Watched;
+use crate::interop::status::Status;
 
 /// A document as the line that is printed.
 pub fn line(document: String) -> Vec<u8> {
@@ -230,6 +231,16 @@ pub fn hashkv(list: &[(String, HashKvResponse)]) -> String {
         Object::new().field("Endpoint", json_string(endpoint.as_bytes())).field("HashKV", object.end()).end()
     };
     array(list.iter().map(item).collect())
+}
+
+/// Zeros are there, too.
+pub fn snapshot_status(status: &Status) -> String {
+    Object::new()
+        .field("hash", status.hash.to_string())
+        .field("revision", status.revision.to_string())
+        .field("totalKey", status.total_keys.to_string())
+        .field("totalSize", status.total_bytes.to_string())
+        .end()
 }
 
 fn pairs(kvs: &[KeyValue]) -> Vec<String> {

@@ -17,6 +17,7 @@ use lockstep_proto::etcdserverpb::{
 use super::golang::human_bytes;
 use super::watch::Watched;
 use super::{Failure, code, emit, emit_live, say_error_bytes};
+use crate::interop::status::Status;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -207,6 +208,22 @@ impl Printer {
             Format::Json => json::line(json::hashkv(list)),
             Format::Protobuf => return unsupported("protobuf"),
             Format::Table => table::draw(&["endpoint", "hash"], &hashkv_rows(list)).into(),
+        })
+    }
+
+    pub fn snapshot_status(&self, status: &Status) -> Result<(), Failure> {
+        let row = vec![
+            format!("{:x}", status.hash),
+            status.revision.to_string(),
+            status.total_keys.to_string(),
+            human_bytes(status.total_bytes),
+        ];
+        self.show(match self.format {
+            Format::Simple => simple::rows(&vec![row]),
+            Format::Fields => fields::snapshot_status(status).into(),
+            Format::Json => json::line(json::snapshot_status(status)),
+            Format::Protobuf => return unsupported("protobuf"),
+            Format::Table => table::draw(&["hash", "revision", "total keys", "total size"], &[row]).into(),
         })
     }
 

@@ -7,6 +7,7 @@ use lockstep_proto::etcdserverpb::alarm_request::AlarmAction;
 use lockstep_proto::etcdserverpb::{self as pb, maintenance_server};
 use tonic::{Request, Response, Status};
 
+use super::snapshot::{SnapshotStream, Snapshots};
 use super::{status, status_not_yet, store_status};
 use crate::member::error::EtcdError;
 use crate::mvcc::read::{Error as StoreError, Read};
@@ -19,6 +20,7 @@ use crate::{CLUSTER_VERSION, ETCD_VERSION};
 
 pub struct Maintenance {
     pub node: Arc<Node>,
+    snapshots: Snapshots,
 }
 
 /// What `--quota-backend-bytes=0` means.
@@ -91,10 +93,11 @@ impl maintenance_server::Maintenance for Maintenance {
         }))
     }
 
-    type SnapshotStream = tokio_stream::Empty<Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = SnapshotStream;
 
-    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
-        Err(status_not_yet("Snapshot"))
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
+        self.node.admit(&request)?;
+        Ok(Response::new(self.snapshots.send(&self.node)?))
     }
 
     async fn move_leader(&self, _: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {
@@ -107,6 +110,10 @@ impl maintenance_server::Maintenance for Maintenance {
 }
 
 impl Maintenance {
+    pub fn new(node: Arc<Node>) -> Maintenance {
+        Maintenance { node, snapshots: Snapshots::default() }
+    }
+
     /// Reads the newest view off the thread that serves the connection: a hash takes its time.
     async fn read_apart<T: Send + 'static>(
         &self,

@@ -13,6 +13,7 @@ mod long;
 mod maintenance;
 mod queue;
 mod range_stream;
+mod snapshot;
 pub mod watch;
 
 use std::sync::Arc;
@@ -67,7 +68,7 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
         .add_service(serve!(LockServer, Arc::new(lock::Lock { queues: queues.clone() })))
         .add_service(serve!(ElectionServer, Arc::new(election::Election { queues })))
         .add_service(serve!(ClusterServer, Arc::new(cluster::Cluster { node: node.clone() })))
-        .add_service(serve!(MaintenanceServer, Arc::new(maintenance::Maintenance { node: node.clone() })))
+        .add_service(serve!(MaintenanceServer, Arc::new(maintenance::Maintenance::new(node.clone()))))
         .add_service(serve!(HealthServer, Arc::new(health::Health { node: node.clone() })))
         .add_service(watch::WatchServer { node, max_request })
         .prepare()

@@ -66,10 +66,26 @@ pub fn fill_defaults(config: &mut Config) -> Option<Note> {
 pub fn bootstrap(config: &Config) -> Result<Bootstrap, String> {
     let members =
         parse_initial(&config.initial_cluster).map_err(|e| format!("error setting up initial cluster: {e}"))?;
-    let Some(own) = members.get(&config.name) else {
-        return Err(format!("couldn't find local name {:?} in the initial cluster configuration", config.name));
+    founding(&config.name, &config.initial_advertise_peer_urls, members, &config.initial_cluster_token)
+}
+
+/// The same from its words, for a restore.
+pub fn bootstrap_of(name: &str, advertised: &str, initial_cluster: &str, token: &str) -> Result<Bootstrap, String> {
+    let mut advertised = advertised.split(',').map(Url::parse).collect::<Result<Vec<_>, _>>()?;
+    advertised.sort();
+    founding(name, &advertised, parse_initial(initial_cluster)?, token)
+}
+
+fn founding(
+    name: &str,
+    advertised: &[Url],
+    members: BTreeMap<String, Vec<Url>>,
+    token: &str,
+) -> Result<Bootstrap, String> {
+    let Some(own) = members.get(name) else {
+        return Err(format!("couldn't find local name {name:?} in the initial cluster configuration"));
     };
-    advertised_is_listed(&config.name, &config.initial_advertise_peer_urls, own)?;
+    advertised_is_listed(name, advertised, own)?;
     let mut all: Vec<&Url> = members.values().flatten().collect();
     all.sort();
     if all.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -79,15 +95,11 @@ pub fn bootstrap(config: &Config) -> Result<Bootstrap, String> {
         .iter()
         .map(|(name, urls)| {
             let peer_urls = urls::strings(urls);
-            BootstrapMember {
-                id: ids::member_id(&peer_urls, &config.initial_cluster_token),
-                name: name.clone(),
-                peer_urls,
-            }
+            BootstrapMember { id: ids::member_id(&peer_urls, token), name: name.clone(), peer_urls }
         })
         .collect();
     list.sort_by_key(|member| member.id);
-    let local_id = ids::member_id(&urls::strings(own), &config.initial_cluster_token);
+    let local_id = ids::member_id(&urls::strings(own), token);
     let ids: Vec<u64> = list.iter().map(|member| member.id).collect();
     Ok(Bootstrap { cluster_id: ids::cluster_id(&ids), local_id, members: list })
 }

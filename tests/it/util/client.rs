@@ -80,6 +80,19 @@ impl Client {
         })
     }
 
+    /// All answers of a snapshot.
+    pub fn snapshot(&self) -> Result<Vec<SnapshotResponse>, Status> {
+        self.runtime.block_on(async {
+            let mut client = MaintenanceClient::new(self.channel.clone());
+            let mut stream = client.snapshot(SnapshotRequest {}).await?.into_inner();
+            let mut answers = Vec::new();
+            while let Some(answer) = stream.message().await? {
+                answers.push(answer);
+            }
+            Ok(answers)
+        })
+    }
+
     /// Asks for a range and takes nothing of the answer yet, not even off the connection.
     pub fn range_unread(&self, request: RangeRequest) -> Unread<'_> {
         let asked = self.runtime.block_on(async {

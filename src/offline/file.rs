@@ -1,0 +1,77 @@
+//! A snapshot file: opened, judged by its digest, and read in any order.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::interop::bbolt::{self, Db};
+use crate::interop::{ReadAt, snapshot};
+
+/// An open snapshot file, or a database without a digest behind it.
+#[derive(Debug)]
+pub struct Snapshot {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// In Go's words, which scripts know.
+    #[error("{doing} {}: {}", path.display(), reason(source))]
+    Open { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("{}: {detail}", path.display())]
+    NoFile { path: PathBuf, detail: &'static str },
+    #[error(transparent)]
+    Digest(#[from] snapshot::Error),
+    #[error(transparent)]
+    Database(#[from] bbolt::Error),
+}
+
+impl Snapshot {
+    /// `doing` is what an error says was tried.
+    pub fn open(path: &Path, doing: &'static str) -> Result<Snapshot, Error> {
+        let failed = |source| Error::Open { doing, path: path.to_owned(), source };
+        // A pipe would wait for its writer, and cannot be read in any order.
+        let kind = std::fs::metadata(path).map_err(failed)?;
+        if !kind.is_file() {
+            return Err(Error::NoFile { path: path.to_owned(), detail: "it is not a file" });
+        }
+        let file = File::open(path).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        Ok(Snapshot { path: path.to_owned(), file, bytes })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the whole file and compares its digest; `skip` takes any, or none.
+    pub fn verify(&self, skip: bool) -> Result<(), Error> {
+        if !skip {
+            snapshot::verify(&self, self.bytes)?;
+        }
+        Ok(())
+    }
+
+    /// How long the database in it is.
+    pub fn database_bytes(&self) -> u64 {
+        snapshot::database_bytes(self.bytes).0
+    }
+
+    pub fn database(&self) -> Result<Db<&Snapshot>, Error> {
+        Ok(Db::open(self, self.database_bytes())?)
+    }
+}
+
+impl ReadAt for Snapshot {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+}
+
+/// As Go says it.
+pub fn reason(error: &io::Error) -> String {
+    crate::server::log::errno_text(error)
+}
