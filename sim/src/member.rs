@@ -75,6 +75,8 @@ impl Setup {
             member_id: id,
             cluster_id: 0xc1,
             founders: (1..=self.members).map(founder).collect(),
+            joins: false,
+            force_new_cluster: false,
             wal_dir: boot::WAL_DIR.to_owned(),
             wal: wal::Options { segment_bytes: self.segment_bytes, sync: true },
             store: mvcc::Options { cache_bytes: self.store_cache_bytes },

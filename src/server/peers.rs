@@ -11,8 +11,10 @@ use super::host::Mailbox;
 use super::leases::Unable;
 use super::log::FATAL;
 use super::node::Node;
-use super::peer::{self, LeaseAnswer, LeaseQuestion};
+use super::peer::{self, LeaseAnswer, LeaseQuestion, PromoteAnswer};
+use super::reconfigure::Reconfigure;
 use crate::ETCD_VERSION;
+use crate::member::error::EtcdError;
 use crate::member::membership::{Member, Membership};
 use crate::member::raft::Input;
 use crate::ports::network::Network;
@@ -21,6 +23,7 @@ use crate::ports::network::Network;
 pub struct PeerHandler {
     mailbox: Mailbox,
     node: std::sync::OnceLock<Arc<Node>>,
+    reconfigure: std::sync::OnceLock<Arc<Reconfigure>>,
     acquaintance: Option<Arc<Acquaintance>>,
 }
 
@@ -104,11 +107,13 @@ pub async fn ask_peers<'a>(
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl PeerHandler {
-    /// `took_part`: whether this member's directory shows that it ever voted, or took an entry.
+    /// `took_part`: whether this member's directory shows that it ever voted, or took an entry; or a member has been
+    /// asked just now.
     pub fn new(mailbox: Mailbox, took_part: bool) -> PeerHandler {
         let acquaintance = (!took_part)
             .then(|| Arc::new(Acquaintance { confirmed: AtomicBool::new(false), asking: AtomicBool::new(false) }));
-        PeerHandler { mailbox, node: std::sync::OnceLock::new(), acquaintance }
+        let (node, reconfigure) = (std::sync::OnceLock::new(), std::sync::OnceLock::new());
+        PeerHandler { mailbox, node, reconfigure, acquaintance }
     }
 
     fn admits(&self, sender: u64) -> bool {
@@ -119,10 +124,18 @@ impl PeerHandler {
         let _ = self.node.set(node);
     }
 
+    pub fn set_reconfigure(&self, reconfigure: Arc<Reconfigure>) {
+        let _ = self.reconfigure.set(reconfigure);
+    }
+
     fn membership(&self) -> Arc<Membership> {
         self.node.get().map(|node| node.membership()).unwrap_or_default()
     }
 }
+
+const NOT_STARTED: &str = "the member has not started yet";
+/// What a member says that was removed.
+pub const REMOVED: &str = "the member has been permanently removed from the cluster";
 
 impl peer::Handler for PeerHandler {
     fn message(&self, message: raftpb::Message) {
@@ -176,13 +189,26 @@ impl peer::Handler for PeerHandler {
         })
     }
 
+    fn promote(&self, id: u64) -> peer::PromoteFuture<'_> {
+        Box::pin(async move {
+            let Some(reconfigure) = self.reconfigure.get() else {
+                return PromoteAnswer::Failed(NOT_STARTED.to_owned());
+            };
+            match reconfigure.promote_as_leader(id).await {
+                Ok(members) => PromoteAnswer::Members(serde_json::to_vec(&members).expect("strings and numbers")),
+                Err(EtcdError::MemberNotFound) => PromoteAnswer::NotFound,
+                Err(EtcdError::MemberNotLearner) => PromoteAnswer::NotLearner,
+                Err(EtcdError::LearnerNotReady) => PromoteAnswer::NotReady,
+                Err(error) => PromoteAnswer::Failed(error.to_string()),
+            }
+        })
+    }
+
     fn removed_from_cluster(&self, peer: u64) {
-        tracing::error!(
-            target: FATAL,
-            { "remote-peer-id" = format!("{peer:x}") },
-            "the member has been permanently removed from the cluster; its data directory is of no more use"
-        );
-        std::process::exit(1);
+        if let Some(node) = self.node.get() {
+            tracing::error!("remote-peer-id" = %format_args!("{peer:x}"), "{REMOVED}");
+            node.leave();
+        }
     }
 
     fn is_removed(&self, peer: u64) -> bool {
@@ -204,6 +230,9 @@ impl Network for peer::Transport {
     }
 }
 
+/// A removed member may still be sent what was on its way.
+const REMOVE_DELAY: Duration = Duration::from_millis(500);
+
 /// Keeps the transport's peers in step with the membership, until the member stops.
 pub async fn follow_membership(node: Arc<Node>, transport: peer::Transport) {
     let mut watch = node.watch_membership();
@@ -220,11 +249,54 @@ pub async fn follow_membership(node: Arc<Node>, transport: peer::Transport) {
             }
         }
         for gone in known.members().filter(|m| now.member(m.id).is_none() && m.id != node.member_id) {
-            transport.remove_peer(gone.id);
+            // What is on its way tells that member that it is removed; later ones find out when they are refused.
+            let (transport, id) = (transport.clone(), gone.id);
+            tokio::spawn(async move {
+                tokio::time::sleep(REMOVE_DELAY).await;
+                transport.remove_peer(id);
+            });
         }
+        log_changes(&node, &known, &now);
         known = now;
         if watch.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Says who came, went, and changed, in etcd's lines.
+fn log_changes(node: &Node, known: &Membership, now: &Membership) {
+    let (cluster, local) = (format!("{:x}", node.cluster_id), format!("{:x}", node.member_id));
+    // What was there when this member started is no change.
+    if known.members().next().is_none() {
+        return;
+    }
+    for member in now.members() {
+        let (id, urls) = (format!("{:x}", member.id), super::log::json(&member.peer_urls));
+        match known.member(member.id) {
+            None => tracing::info!(
+                "cluster-id" = %cluster, "local-member-id" = %local, "added-peer-id" = %id,
+                "added-peer-peer-urls" = ?urls, "added-peer-is-learner" = member.is_learner, "added member"
+            ),
+            Some(old) => {
+                if old.is_learner && !member.is_learner {
+                    tracing::info!(
+                        "cluster-id" = %cluster, "local-member-id" = %local, "promoted-member-id" = %id, "promote member"
+                    );
+                }
+                if old.peer_urls != member.peer_urls {
+                    tracing::info!(
+                        "cluster-id" = %cluster, "local-member-id" = %local, "updated-remote-peer-id" = %id,
+                        "updated-remote-peer-urls" = ?urls, "updated member"
+                    );
+                }
+            }
+        }
+    }
+    for gone in known.members().filter(|m| now.member(m.id).is_none()) {
+        tracing::info!(
+            "cluster-id" = %cluster, "local-member-id" = %local, "removed-remote-peer-id" = %format_args!("{:x}", gone.id),
+            "removed-remote-peer-urls" = ?super::log::json(&gone.peer_urls), "removed member"
+        );
     }
 }

@@ -15,10 +15,12 @@ use crate::server::apart::apart;
 use crate::server::http::Health;
 use crate::server::metrics::METRICS;
 use crate::server::node::{Consistency, Node};
+use crate::server::reconfigure::Reconfigure;
 use crate::{CLUSTER_VERSION, ETCD_VERSION};
 
 pub struct Maintenance {
     pub node: Arc<Node>,
+    pub reconfigure: Arc<Reconfigure>,
 }
 
 /// What `--quota-backend-bytes=0` means.
@@ -43,10 +45,10 @@ impl maintenance_server::Maintenance for Maintenance {
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
-        self.node.admit(&request)?;
+        self.node.admit_at_learner(&request)?;
         let view = self.node.local_view();
         let status = self.node.status();
-        let is_learner = self.node.membership().member(self.node.member_id).is_some_and(|m| m.is_learner);
+        let is_learner = self.node.is_learner();
         let errors = if status.leader == 0 { vec![EtcdError::NoLeader.message().to_owned()] } else { Vec::new() };
         Ok(Response::new(pb::StatusResponse {
             header: self.node.header(view.rev()),
@@ -97,8 +99,11 @@ impl maintenance_server::Maintenance for Maintenance {
         Err(status_not_yet("Snapshot"))
     }
 
-    async fn move_leader(&self, _: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {
-        Err(status_not_yet("MoveLeader"))
+    async fn move_leader(&self, request: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {
+        self.node.admit(&request)?;
+        self.reconfigure.move_leader(request.into_inner().target_id).await.map_err(status)?;
+        // Without a header, as in etcd.
+        Ok(Response::new(pb::MoveLeaderResponse::default()))
     }
 
     async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Answer<pb::DowngradeResponse> {

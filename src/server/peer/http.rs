@@ -30,7 +30,7 @@ use super::identity::{
     X_ETCD_CLUSTER_ID, X_PEER_URLS, X_RAFT_TO, X_SERVER_FROM, X_SERVER_VERSION, hex, parse_hex, text,
 };
 use super::outbox::{StreamBody, StreamKind};
-use super::{READ_TIMEOUT, Refusal, Shared, client, lease, probe};
+use super::{READ_TIMEOUT, Refusal, Shared, client, lease, probe, promote};
 
 const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 64 * 1024;
@@ -112,6 +112,7 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>, remote: &str) ->
             Err(answer) => *answer,
             Ok(()) => with_cluster_id(&shared, Answer::ok("application/json", shared.handler.members_json())),
         },
+        path if path.starts_with(promote::PREFIX) => promote::serve(&shared, request).await,
         "/version" => match only(Method::GET, request.method()) {
             Err(answer) => *answer,
             Ok(()) => Answer::ok("application/json", shared.handler.version_json()),
@@ -271,7 +272,7 @@ fn checked(shared: &Shared, headers: &HeaderMap, remote: &str) -> Result<(), Box
     })
 }
 
-fn only(allowed: Method, method: &Method) -> Result<(), Box<Response<Answer>>> {
+pub(super) fn only(allowed: Method, method: &Method) -> Result<(), Box<Response<Answer>>> {
     if *method == allowed {
         return Ok(());
     }
@@ -281,7 +282,7 @@ fn only(allowed: Method, method: &Method) -> Result<(), Box<Response<Answer>>> {
     Err(Box::new(answer))
 }
 
-fn with_cluster_id(shared: &Shared, mut answer: Response<Answer>) -> Response<Answer> {
+pub(super) fn with_cluster_id(shared: &Shared, mut answer: Response<Answer>) -> Response<Answer> {
     if answer.status() != StatusCode::METHOD_NOT_ALLOWED {
         answer.headers_mut().insert(X_ETCD_CLUSTER_ID, shared.identity.cluster());
     }
