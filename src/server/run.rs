@@ -136,8 +136,9 @@ async fn serve(config: Config, shell: Shell) -> Result<Stopped, String> {
 
     // As in etcd, clients wait in the listeners' queues until the member is part of a cluster that works.
     let client_urls = strings(&config.advertise_client_urls);
-    let removed = async {
-        node.removed().await;
+    let leaver = node.clone();
+    let removed = async move {
+        leaver.removed().await;
         // Whoever asked for it is still to be answered.
         tokio::time::sleep(LEAVE_DELAY).await;
     };
