@@ -211,8 +211,10 @@ impl peer::Handler for PeerHandler {
         }
     }
 
+    /// A leader that is removed is heard until it has handed over.
     fn is_removed(&self, peer: u64) -> bool {
-        self.membership().is_removed(peer)
+        let leads = || self.node.get().is_some_and(|node| node.status().leader == peer);
+        self.membership().is_removed(peer) && !leads()
     }
 }
 

@@ -60,7 +60,6 @@ const CALLS: &[Call] = &[
     Add(&["http://127.0.0.1:5"]),
     Add(&["http://127.0.0.1:6"]),
     Remove("own"),
-    MoveLeader("it"),
 ];
 
 /// What a call was answered: the members without their ids, or the error.

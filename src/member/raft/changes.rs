@@ -53,21 +53,22 @@ impl Changes {
         }
     }
 
-    /// The next one that may be proposed now. Of those behind it, too, nobody waits for what has expired.
-    pub fn next(&mut self, now: Instant, raft: &Raft<Log>) -> Option<Bytes> {
+    /// Puts into the log what may be there now, or gives it to the leader; `context` stamps what is forwarded.
+    pub fn propose(&mut self, now: Instant, raft: &mut Raft<Log>, mut context: impl FnMut() -> Bytes) {
         let led = (raft.state == StateRole::Leader).then_some(raft.term);
         self.waiting.retain(|change| change.expires > now && (change.term.is_none() || change.term == led));
-        let change = self.waiting.front()?;
-        if raft.leader_id == 0 || led.is_some() && !self.may_append(raft) {
-            sometimes!("change of the membership waited for its turn");
-            return None;
+        while let Some(change) = self.waiting.front().filter(|_| raft.leader_id != 0) {
+            let data = change.data.clone();
+            let is_taken = match led {
+                Some(_) => self.may_append(raft) && append(raft, data),
+                None => raft.step(forwarded(data, raft.id, context())).is_ok(),
+            };
+            if !is_taken {
+                sometimes!("change of the membership waited for its turn");
+                return;
+            }
+            self.waiting.pop_front();
         }
-        Some(change.data.clone())
-    }
-
-    /// The one that [`Changes::next`] gave was proposed.
-    pub fn proposed(&mut self) {
-        self.waiting.pop_front();
     }
 
     /// Takes the changes out of a forwarded proposal to this leader, to wait for their turn.
@@ -84,9 +85,12 @@ impl Changes {
         }
     }
 
-    /// Whether this member was removed; nothing that it says counts.
-    pub fn is_removed(&self, id: u64) -> bool {
-        self.removed.contains(&id)
+    /// Whether this is for nobody to hear, because its sender was removed: it asks for votes, or for something to be
+    /// done. A leader that was elected by who belongs may go on, until it has handed over.
+    pub fn refuses(&self, message: &Message) -> bool {
+        use MessageType::*;
+        self.removed.contains(&message.from)
+            && matches!(message.get_msg_type(), MsgRequestVote | MsgRequestPreVote | MsgPropose | MsgReadIndex)
     }
 
     /// A change was applied. What raft shall hear of now.
@@ -123,16 +127,31 @@ impl Changes {
 
     fn may_append(&self, raft: &Raft<Log>) -> bool {
         let is_free = !raft.has_pending_conf() && raft.commit_to_current_term() && self.leaving.is_none();
-        is_free || mutation!(ConfChangeUnguarded)
+        raft.lead_transferee.is_none() && (is_free || mutation!(ConfChangeUnguarded))
     }
 }
 
-/// A proposal of a change, as raft takes it.
-pub fn proposal(data: Bytes, from: u64, context: Bytes) -> Message {
-    let mut entry = Entry { data, ..Default::default() };
-    entry.set_entry_type(EntryType::EntryConfChange);
+/// Puts a change into the leader's log. The crate's own way there parses it, and knows not the number that etcd has for
+/// learners.
+fn append(raft: &mut Raft<Log>, data: Bytes) -> bool {
+    let index = raft.raft_log.last_index() + 1;
+    if !raft.append_entry(&mut [entry(data)]) {
+        return false;
+    }
+    raft.pending_conf_index = index;
+    raft.bcast_append();
+    true
+}
+
+fn forwarded(data: Bytes, from: u64, context: Bytes) -> Message {
     let mut message = Message { from, context, ..Default::default() };
     message.set_msg_type(MessageType::MsgPropose);
-    message.entries.push(entry);
+    message.entries.push(entry(data));
     message
+}
+
+fn entry(data: Bytes) -> Entry {
+    let mut entry = Entry { data, ..Default::default() };
+    entry.set_entry_type(EntryType::EntryConfChange);
+    entry
 }

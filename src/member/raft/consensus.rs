@@ -14,7 +14,7 @@ use lockstep_proto::raftpb;
 use raft::eraftpb::{self, MessageType};
 use raft::{RawNode, ReadOnlyOption, StateRole};
 
-use super::changes::{self, Changes};
+use super::changes::Changes;
 use super::inbound;
 use super::log::{Fetch, Log};
 pub use super::reads::ReadRequest;
@@ -390,7 +390,7 @@ impl Consensus {
             sometimes!("message refused that no correct peer sends");
             return;
         }
-        if self.changes.is_removed(inbound.from) && !mutation!(RemovedMemberHeard) {
+        if self.changes.refuses(&inbound) && !mutation!(RemovedMemberHeard) {
             sometimes!("message of a removed member refused");
             return;
         }
@@ -505,13 +505,11 @@ impl Consensus {
 
     /// Proposes changes of the membership, or forwards them, one at a time.
     fn propose_changes(&mut self, now: Instant) {
-        while let Some(data) = self.changes.next(now, &self.node.raft) {
-            let stamp = self.stamp().encode();
-            if self.node.raft.step(changes::proposal(data, self.config.id, stamp)).is_err() {
-                break;
-            }
-            self.changes.proposed();
-        }
+        let (id, epoch, sequence) = (self.config.id, self.config.epoch, &mut self.sequence);
+        self.changes.propose(now, &mut self.node.raft, || {
+            *sequence += 1;
+            Stamp { member: id, epoch, sequence: *sequence }.encode()
+        });
         self.after_raft();
     }
 
