@@ -1,17 +1,19 @@
 //! The member's side of the transport: what peers say goes into its mailbox, and who the peers are follows the
 //! membership.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lockstep_proto::raftpb;
+use parking_lot::Mutex;
 
 use super::host::Mailbox;
 use super::leases::Unable;
 use super::log::FATAL;
 use super::node::Node;
-use super::peer::{self, LeaseAnswer, LeaseQuestion, PromoteAnswer};
+use super::peer::{self, ClusterError, LeaseAnswer, LeaseQuestion, PromoteAnswer};
 use super::reconfigure::Reconfigure;
 use crate::ETCD_VERSION;
 use crate::member::error::EtcdError;
@@ -33,9 +35,12 @@ pub struct PeerHandler {
 /// One that did, and lost its directory, has promised what it no longer remembers: voting or acknowledging again, it
 /// could make a majority forget what was acknowledged. It cannot tell by itself, and at boot perhaps no peer was there
 /// to ask; so it hears no peer's messages before it has asked the first that sends one.
+#[derive(Default)]
 struct Acquaintance {
     confirmed: AtomicBool,
     asking: AtomicBool,
+    /// Members that know no cluster yet, because they wait for this one to send it to them. They cannot know better.
+    newcomers: Mutex<BTreeSet<u64>>,
 }
 
 /// Between two attempts to ask a peer that does not answer.
@@ -45,7 +50,7 @@ impl Acquaintance {
     /// Whether messages may pass. Asks their sender first where that is still to be done; what is dropped meanwhile
     /// raft sends again.
     fn admits(self: &Arc<Acquaintance>, sender: u64, node: Option<&Arc<Node>>) -> bool {
-        if self.confirmed.load(Ordering::Acquire) {
+        if self.confirmed.load(Ordering::Acquire) || self.newcomers.lock().contains(&sender) {
             return true;
         }
         if let Some(node) = node.cloned()
@@ -60,8 +65,9 @@ impl Acquaintance {
     async fn ask(&self, sender: u64, node: &Node) {
         let membership = node.membership();
         match ask_peers(node.member_id, node.cluster_id, membership.member(sender).into_iter()).await {
-            Ok(0) => tokio::time::sleep(ASK_PAUSE).await,
-            Ok(_) => self.confirmed.store(true, Ordering::Release),
+            Ok(Asked { answers: 1.., .. }) => self.confirmed.store(true, Ordering::Release),
+            Ok(Asked { newcomers: 1.., .. }) => drop(self.newcomers.lock().insert(sender)),
+            Ok(_) => tokio::time::sleep(ASK_PAUSE).await,
             Err(reason) => {
                 tracing::error!(target: FATAL, reason, "the member stops: it must not take part without its data");
                 std::process::exit(1);
@@ -71,17 +77,31 @@ impl Acquaintance {
     }
 }
 
-/// Asks members whether they know this one as started; returns how many answered. The error says why this member, whose
+/// How many members said whom they know, and how many that they know nobody yet.
+#[derive(Default)]
+pub struct Asked {
+    pub answers: usize,
+    pub newcomers: usize,
+}
+
+/// Asks members whether they know this one as started. The error says why this member, whose
 /// directory holds nothing, must not take part.
 pub async fn ask_peers<'a>(
     member_id: u64,
     cluster_id: u64,
     peers: impl Iterator<Item = &'a Member>,
-) -> Result<usize, String> {
-    let mut answers = 0;
+) -> Result<Asked, String> {
+    let mut asked = Asked::default();
     for member in peers.filter(|m| m.id != member_id) {
-        let Ok(remote) = peer::get_cluster_from_peers(&member.peer_urls, ASK_TIMEOUT).await else { continue };
-        answers += 1;
+        let remote = match peer::get_cluster_from_peers(&member.peer_urls, ASK_TIMEOUT).await {
+            Ok(remote) => remote,
+            Err(ClusterError::NoMembers { .. }) => {
+                asked.newcomers += 1;
+                continue;
+            }
+            Err(ClusterError::NoAnswer { .. }) => continue,
+        };
+        asked.answers += 1;
         if remote.cluster_id != cluster_id {
             return Err(format!(
                 "the member at {} belongs to cluster {:x}, but --initial-cluster and --initial-cluster-token make \
@@ -100,7 +120,7 @@ pub async fn ask_peers<'a>(
             ));
         }
     }
-    Ok(answers)
+    Ok(asked)
 }
 
 /// How long a peer may take to say who is in the cluster.
@@ -110,8 +130,7 @@ impl PeerHandler {
     /// `took_part`: whether this member's directory shows that it ever voted, or took an entry; or a member has been
     /// asked just now.
     pub fn new(mailbox: Mailbox, took_part: bool) -> PeerHandler {
-        let acquaintance = (!took_part)
-            .then(|| Arc::new(Acquaintance { confirmed: AtomicBool::new(false), asking: AtomicBool::new(false) }));
+        let acquaintance = (!took_part).then(Arc::<Acquaintance>::default);
         let (node, reconfigure) = (std::sync::OnceLock::new(), std::sync::OnceLock::new());
         PeerHandler { mailbox, node, reconfigure, acquaintance }
     }
