@@ -302,7 +302,8 @@ fn log_changes(node: &Node, known: &Membership, now: &Membership) {
             Some(old) => {
                 if old.is_learner && !member.is_learner {
                     tracing::info!(
-                        "cluster-id" = %cluster, "local-member-id" = %local, "promoted-member-id" = %id, "promote member"
+                        "cluster-id" = %cluster, "local-member-id" = %local, "promoted-member-id" = %id,
+                        "promote member"
                     );
                 }
                 if old.peer_urls != member.peer_urls {
@@ -315,8 +316,9 @@ fn log_changes(node: &Node, known: &Membership, now: &Membership) {
         }
     }
     for gone in known.members().filter(|m| now.member(m.id).is_none()) {
+        let id = format!("{:x}", gone.id);
         tracing::info!(
-            "cluster-id" = %cluster, "local-member-id" = %local, "removed-remote-peer-id" = %format_args!("{:x}", gone.id),
+            "cluster-id" = %cluster, "local-member-id" = %local, "removed-remote-peer-id" = %id,
             "removed-remote-peer-urls" = ?super::log::json(&gone.peer_urls), "removed member"
         );
     }

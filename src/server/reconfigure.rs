@@ -152,7 +152,10 @@ impl Reconfigure {
         match tokio::time::timeout(self.node.request_timeout, leader.wait_for(|id| *id == to)).await {
             Ok(Ok(_)) => {
                 let took = started.elapsed();
-                info!("old-leader-member-id" = %from, "new-leader-member-id" = %hex_to, ?took, "leadership transfer finished");
+                info!(
+                    "old-leader-member-id" = %from, "new-leader-member-id" = %hex_to, ?took,
+                    "leadership transfer finished"
+                );
                 Ok(())
             }
             _ => Err(EtcdError::TimeoutLeaderTransfer),

@@ -119,7 +119,14 @@ fn calls_are_answered_as_by_etcd() {
             // Without the check the first voter takes the majority with it, and an etcd stops of removing the last.
             let calls = CALLS.iter().filter(|call| strict || !matches!(call, Remove("own")));
             let calls = calls.take(if strict { usize::MAX } else { 26 });
-            Some(calls.map(|call| (*call, outcome(&cluster, &client, &mut it, own, *call))).collect::<Vec<_>>())
+            let play = |call: &Call| {
+                // An etcd drops a change that comes too soon after another, and its client waits for ever.
+                if kind != Kind::Lockstepd {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                (*call, outcome(&cluster, &client, &mut it, own, *call))
+            };
+            Some(calls.map(play).collect::<Vec<_>>())
         };
         let ours = play(Kind::Lockstepd).expect("ours is there");
         for etcd in [Etcd::V35, Etcd::V34] {
@@ -476,9 +483,7 @@ fn who_does_not_fit_does_not_join() {
         refused(format!("m0={old},m1=http://127.0.0.1:1"), "PeerURLs: no match found for existing member (");
         refused(
             format!("m0={old},m1=http://127.0.0.1:1"),
-            &format!(
-                " Attributes:{{Name: ClientURLs:[]}}}}] RemovedMemberIDs:[]}}: PeerURLs: no match found for existing member ("
-            ),
+            " Attributes:{Name: ClientURLs:[]}}] RemovedMemberIDs:[]}: PeerURLs: no match found for existing member (",
         );
     }
 }

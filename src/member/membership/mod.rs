@@ -29,7 +29,8 @@ pub struct Member {
     pub client_urls: Vec<String>,
 }
 
-/// What a conf change carries, in etcd's JSON: a member, whether it is a learner to be promoted, and a field of our own.
+/// What a conf change carries, in etcd's JSON: a member, whether it is a learner to be promoted, and a field of our
+/// own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ChangeContext {

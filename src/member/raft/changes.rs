@@ -5,8 +5,8 @@
 //! put an empty entry in its place and tell nobody.
 //!
 //! A leader that is removed goes on for a moment (thesis 4.2.2): a member that nobody told of the commit could wait for
-//! this one's vote for ever. Once a voter has it, leadership is handed over, and only then does raft hear of the change;
-//! the crate does not expect to lead a cluster that it is not part of.
+//! this one's vote for ever. Once a voter has it, leadership is handed over, and only then does raft hear of the
+//! change; the crate does not expect to lead a cluster that it is not part of.
 
 use std::collections::{BTreeSet, VecDeque};
 

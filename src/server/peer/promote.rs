@@ -1,5 +1,5 @@
-//! `POST /members/promote/ID`: a member asks the leader to promote a learner, for only the leader knows how far that one
-//! is. Paths, status codes and texts are etcd's, both ways.
+//! `POST /members/promote/ID`: a member asks the leader to promote a learner, for only the leader knows how far that
+//! one is. Paths, status codes and texts are etcd's, both ways.
 
 use std::future::Future;
 use std::pin::Pin;
