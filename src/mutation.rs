@@ -434,6 +434,25 @@ mutations! {
         knobs: [],
     }
 
+    /// A member that was removed is heard, and may call elections. Needs a workload that changes the membership.
+    RemovedMemberHeard "removed-member-heard" {
+        about: "messages of a removed member count",
+        source: "canon 14: thesis 4.2.3",
+        checkers: &["progress"],
+        trigger: &[],
+        knobs: [],
+    }
+
+    /// A learner whose URLs are updated counts as a voter in the membership, and as a learner in raft. Needs a workload
+    /// that changes the membership.
+    UpdateForgetsLearner "update-forgets-learner" {
+        about: "an update of a member forgets that it is a learner",
+        source: "canon 17: etcd #21694",
+        checkers: &["process"],
+        trigger: &[],
+        knobs: [],
+    }
+
     // Who leads.
 
     /// Neither pre-vote nor check-quorum: a member that hears nobody and is heard raises the term over and over, and

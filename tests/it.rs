@@ -57,6 +57,8 @@ mod lease;
 mod linearizability;
 #[path = "it/long_ranges.rs"]
 mod long_ranges;
+#[path = "it/membership.rs"]
+mod membership;
 #[cfg(feature = "server")]
 #[path = "it/peer.rs"]
 mod peer;

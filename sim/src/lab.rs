@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
 
+use lockstep::member::membership::{ChangeContext, Member};
 use lockstep::member::raft::{Input, Role};
 use lockstep::mvcc::View;
 use lockstep::mvcc::read::{RangeOptions, Read};
@@ -17,7 +18,7 @@ use lockstep_proto::etcdserverpb::{
     CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, PutRequest, RequestOp, TxnRequest, compare,
     request_op,
 };
-use lockstep_proto::raftpb::Message;
+use lockstep_proto::raftpb::{ConfChange, ConfChangeType, Message};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
@@ -46,6 +47,8 @@ pub struct Lab {
     requests: usize,
     reads: usize,
     saved: BTreeMap<String, MemDisk>,
+    /// How the members were set up.
+    setup: Setup,
     out: String,
 }
 
@@ -83,6 +86,9 @@ stabilize [ID ...]             deliver, append, fsync, apply until nothing moves
 put ID K V, delete ID K, cas ID K OLD NEW, compact ID REV; x*9 is nine x
 read ID K, get ID K            linearizable; serializable
 transfer FROM TO               hand leadership over
+add ID NEW, learner ID NEW     ask ID to add a member, to add a learner; `join NEW` boots it with nothing
+promote ID WHO, remove ID WHO, update ID WHO  the other changes of the membership
+members                        what each member has applied of them
 crash ID lose|keep|torn|prefix power loss; restart ID; wipe ID
 save ID NAME, load ID NAME PATH  keep the disk of a member; bring a folder or file of it back while the member is down
 partition 1 2 | 3, heal
@@ -197,6 +203,24 @@ quiet COMMAND                  without output";
                 line(&mut self.out, format!("{id:x} Get {}", look_up(&view, key)));
                 Ok(())
             }
+            ("add" | "learner" | "promote" | "remove" | "update", [id, who]) => {
+                self.change(name, self.id(id)?, number(who)?)
+            }
+            ("join", [id]) => {
+                let id = number(id)?;
+                let setup = Setup { joins: true, ..self.setup.clone() };
+                self.members.insert(id, Slot { member: SimMember::new(id, setup), ticks: 0 });
+                self.restart(id)
+            }
+            ("members", []) => {
+                for (id, slot) in &self.members {
+                    let Some(membership) = slot.member.membership() else { continue };
+                    let member = |m: &Member| format!(" {}{}", m.id, if m.is_learner { "(learner)" } else { "" });
+                    let members: String = membership.members().map(member).collect();
+                    line(&mut self.out, format!("{id:x}:{members}"));
+                }
+                Ok(())
+            }
             ("transfer", [from, to]) => {
                 let to = self.id(to)?;
                 self.stage(from, |slot| {
@@ -279,7 +303,7 @@ quiet COMMAND                  without output";
                 _ => return Err(format!("there is no option {name}")),
             }
         }
-        *self = Lab::new();
+        *self = Lab { setup: setup.clone(), ..Lab::new() };
         for id in 1..=members {
             self.members.insert(id, Slot { member: SimMember::new(id, setup.clone()), ticks: 0 });
             self.restart(id)?;
@@ -315,6 +339,31 @@ quiet COMMAND                  without output";
         let name = format!("q{}", self.requests);
         let slot = self.members.get_mut(&id).expect("checked");
         let request = slot.member.propose(request, slot.expires()).ok_or("the member is down")?;
+        self.names.insert((id, request), (name, String::new()));
+        self.step(id);
+        Ok(())
+    }
+
+    fn change(&mut self, kind: &str, id: u64, who: u64) -> Result<()> {
+        let url = if kind == "update" { format!("http://m{who}:2390") } else { format!("http://m{who}:2380") };
+        let member = Member { id: who, peer_urls: vec![url], is_learner: kind == "learner", ..Member::default() };
+        let context = ChangeContext { member, is_promote: kind == "promote", max_learners: None };
+        let kind = match kind {
+            "learner" => ConfChangeType::ConfChangeAddLearnerNode,
+            "remove" => ConfChangeType::ConfChangeRemoveNode,
+            "update" => ConfChangeType::ConfChangeUpdateNode,
+            _ => ConfChangeType::ConfChangeAddNode,
+        };
+        let change = ConfChange {
+            id: None,
+            r#type: Some(kind as i32),
+            node_id: Some(who),
+            context: Some(context.to_json().into()),
+        };
+        self.requests += 1;
+        let name = format!("q{}", self.requests);
+        let slot = self.members.get_mut(&id).expect("checked");
+        let request = slot.member.propose_conf_change(change, slot.expires()).ok_or("the member is down")?;
         self.names.insert((id, request), (name, String::new()));
         self.step(id);
         Ok(())

@@ -13,7 +13,7 @@ use lockstep::member::boot::{self, Booted};
 use lockstep::member::error::EtcdError;
 use lockstep::member::lease;
 use lockstep::member::lease::{Renewal, TimeToLive};
-use lockstep::member::membership::{Member, ids};
+use lockstep::member::membership::{Member, Membership, ids};
 use lockstep::member::raft::{Consensus, Effect, Fetch, Input, Persist, Proposal, ReadRequest, SnapshotMeta, Status};
 use lockstep::member::snapshot;
 use lockstep::member::watch;
@@ -42,6 +42,8 @@ pub struct Setup {
     pub store_cache_bytes: usize,
     pub watch: watch::Options,
     pub lease: lease::Settings,
+    /// The member was added to the cluster: it has an empty log and nobody's founding.
+    pub joins: bool,
 }
 
 impl Default for Setup {
@@ -62,6 +64,7 @@ impl Default for Setup {
             store_cache_bytes: 1 << 20,
             watch: watch::Options::default(),
             lease: lease::Settings::new(1_000),
+            joins: false,
         }
     }
 }
@@ -77,7 +80,9 @@ impl Setup {
         boot::Config {
             member_id: id,
             cluster_id: 0xc1,
-            founders: (1..=self.members).map(founder).collect(),
+            founders: (1..=self.members).map(founder).filter(|_| !self.joins).collect(),
+            joins: self.joins,
+            force_new_cluster: false,
             wal_dir: boot::WAL_DIR.to_owned(),
             wal: wal::Options { segment_bytes: self.segment_bytes, sync: true },
             store: mvcc::Options { cache_bytes: self.store_cache_bytes },
@@ -212,7 +217,7 @@ pub struct Queues {
 impl SimMember {
     /// A member that is not running yet, on an empty disk.
     pub fn new(id: u64, setup: Setup) -> SimMember {
-        assert!((1..=setup.members).contains(&id), "member {id} is not of this cluster");
+        assert!(setup.joins || (1..=setup.members).contains(&id), "member {id} is not of this cluster");
         SimMember { id, setup, disk: MemDisk::new(), life: None, events: Vec::new(), now: Instant(0) }
     }
 
@@ -317,6 +322,17 @@ impl SimMember {
             self.events.extend(life.reply_too_early(id, &request));
         }
         life.inbox.push(Input::Propose(Proposal { data: request.encode_to_vec().into(), expires, term: None }));
+        Some(id)
+    }
+
+    /// The same with a change of the membership.
+    pub fn propose_conf_change(&mut self, mut change: raftpb::ConfChange, expires: Instant) -> Option<u64> {
+        let life = self.life.as_mut()?;
+        let id = life.next_id(self.id);
+        change.id = Some(id);
+        life.requests.insert(id);
+        let data = change.encode_to_vec().into();
+        life.inbox.push(Input::ProposeConfChange(Proposal { data, expires, term: None }));
         Some(id)
     }
 
@@ -588,6 +604,11 @@ impl SimMember {
     /// The newest view, as a serializable read gets it.
     pub fn view(&self) -> Option<Arc<View>> {
         self.life.as_ref().map(|life| life.view.clone())
+    }
+
+    /// The members, as far as this one has applied.
+    pub fn membership(&self) -> Option<&Membership> {
+        self.life.as_ref().map(|life| &**life.applier.membership())
     }
 
     /// The write-ahead log's entries, as they can be read back.

@@ -4,6 +4,7 @@
 //! store decides where applying goes on, and the write-ahead log must reach at least that far: one that ends before is
 //! not a torn tail, it is a lost or foreign log, and the member refuses to start.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use lockstep_proto::raftpb;
 use prost::Message;
 
 use super::apply::Applier;
-use super::membership::Member;
+use super::membership::{ChangeContext, Member, Membership};
 use super::raft::{Consensus, Recovered};
 use super::snapshot;
 use crate::mvcc::{self, Backend, Store};
@@ -32,8 +33,12 @@ pub const RESTORING_DIR: &str = "member.restoring";
 pub struct Config {
     pub member_id: u64,
     pub cluster_id: u64,
-    /// The members that found the cluster, this one among them.
+    /// The members that found the cluster, this one among them. None of a member that joins.
     pub founders: Vec<Member>,
+    /// Whether this member was added to a cluster that is there: it begins with an empty log, and waits to be sent one.
+    pub joins: bool,
+    /// Go on as the only member of the cluster, whoever else belongs to it.
+    pub force_new_cluster: bool,
     pub wal_dir: String,
     pub wal: wal::Options,
     pub store: mvcc::Options,
@@ -96,6 +101,16 @@ pub enum Error {
          member from a backup, or remove it from the cluster and add it again"
     )]
     LogTooLate { before: u64, applied: u64 },
+    #[error(
+        "member {0:x} has been removed from the cluster: it cannot start again; remove its data directory, and add it \
+         to the cluster anew if it shall come back"
+    )]
+    Removed(u64),
+    #[error(
+        "--force-new-cluster: by what its log says, member {0:x} is no member of the cluster; take another member's \
+         directory, or restore from a snapshot"
+    )]
+    NotOfTheCluster(u64),
     #[error("a member cannot be founded without its cluster's members: say who they are")]
     Unfounded,
     #[error(
@@ -135,17 +150,23 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
     if wal.last_index() == 0 && applied == 0 {
         // A first boot, or one that crashed before it got here.
         sometimes!(!is_new, "founding finished by a later boot");
-        if config.founders.is_empty() {
+        if config.founders.is_empty() && !config.joins {
             return Err(Error::Unfounded);
         }
         let wal::Metadata { member_id, cluster_id } = log.metadata;
-        if cluster_id != config.cluster_id || config.founders.iter().all(|m| m.id != member_id) {
+        let is_named = match config.joins {
+            true => member_id == config.member_id,
+            false => config.founders.iter().any(|m| m.id == member_id),
+        };
+        if cluster_id != config.cluster_id || !is_named {
             return Err(Error::OtherFounders { member: member_id, cluster: cluster_id });
         }
-        found(&mut wal, &config.founders)?;
-        log.hard_state = founding_state(&config.founders);
-        log.entries = founding_entries(&config.founders);
-        log.term_runs = vec![(1, 1)];
+        if !config.joins {
+            found(&mut wal, &config.founders)?;
+            log.hard_state = founding_state(&config.founders);
+            log.entries = founding_entries(&config.founders);
+            log.term_runs = vec![(1, 1)];
+        }
     }
     let epoch = if mutation!(EpochReused) { log.epoch.max(1) } else { log.epoch + 1 };
     wal.append_epoch(epoch)?;
@@ -171,14 +192,22 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
         first => (first, wal.term(first)?),
     };
     let applier = Applier::new(store)?;
+    let membership = applier.membership();
+    if membership.is_removed(log.metadata.member_id) {
+        return Err(Error::Removed(log.metadata.member_id));
+    }
+    if config.force_new_cluster {
+        force(&mut wal, &mut log, membership)?;
+    }
     let recovered = Recovered {
         hard_state: log.hard_state,
-        conf_state: if applied == 0 { Default::default() } else { applier.membership().conf_state() },
+        conf_state: if applied == 0 { Default::default() } else { membership.conf_state() },
         applied,
         truncated,
         term_runs: log.term_runs,
-        last_index: last,
+        last_index: wal.last_index(),
         entries: log.entries,
+        removed: membership.removed().collect(),
     };
     let member_id = log.metadata.member_id;
     let raft = super::raft::Config {
@@ -253,6 +282,73 @@ fn found(wal: &mut Wal, founders: &[Member]) -> Result<(), wal::Error> {
     wal.sync()
 }
 
+/// Ends the log with the removal of everybody else, committed as if they had agreed.
+///
+/// Nothing is cut off before: an entry that was not committed may as well have been, and one that is only not known to
+/// be here may have been acknowledged.
+fn force(wal: &mut Wal, log: &mut wal::Recovered, membership: &Membership) -> Result<(), Error> {
+    use raftpb::ConfChangeType as T;
+    let own = log.metadata.member_id;
+    // Whether each is a learner, at the end of the log.
+    let mut members: BTreeMap<u64, bool> = membership.members().map(|m| (m.id, m.is_learner)).collect();
+    for entry in log.entries.iter().filter(|e| e.r#type() == raftpb::EntryType::EntryConfChange) {
+        let Ok(change) = raftpb::ConfChange::decode(entry.data.as_deref().unwrap_or_default()) else { continue };
+        match change.r#type() {
+            T::ConfChangeAddNode => drop(members.insert(change.node_id(), false)),
+            T::ConfChangeAddLearnerNode => drop(members.entry(change.node_id()).or_insert(true)),
+            T::ConfChangeRemoveNode => drop(members.remove(&change.node_id())),
+            T::ConfChangeUpdateNode => {}
+        }
+    }
+    let is_learner = members.remove(&own).ok_or(Error::NotOfTheCluster(own))?;
+    let mut changes = Vec::new();
+    if is_learner {
+        let member = Member { id: own, ..Member::default() };
+        let context = ChangeContext { member, is_promote: true, max_learners: None };
+        changes.push((T::ConfChangeAddNode, own, Some(context.to_json())));
+    }
+    changes.extend(members.keys().map(|id| (T::ConfChangeRemoveNode, *id, None)));
+    if changes.is_empty() {
+        return Ok(());
+    }
+    sometimes!("cluster forced down to one member");
+    let (first, term) = (wal.last_index() + 1, log.hard_state.term());
+    let entries: Vec<raftpb::Entry> = changes
+        .into_iter()
+        .zip(first..)
+        .map(|((kind, id, context), index)| change_entry(kind, id, context, term, index))
+        .collect();
+    log.hard_state.commit = entries.last().map(raftpb::Entry::index);
+    wal.append(Some(&log.hard_state), &entries)?;
+    wal.sync()?;
+    if log.term_runs.last().is_none_or(|run| run.1 != term) {
+        log.term_runs.push((first, term));
+    }
+    log.entries.extend(entries);
+    Ok(())
+}
+
+fn change_entry(
+    kind: raftpb::ConfChangeType,
+    id: u64,
+    context: Option<Vec<u8>>,
+    term: u64,
+    index: u64,
+) -> raftpb::Entry {
+    let change = raftpb::ConfChange {
+        id: None,
+        r#type: Some(kind as i32),
+        node_id: Some(id),
+        context: context.map(Bytes::from),
+    };
+    raftpb::Entry {
+        r#type: Some(raftpb::EntryType::EntryConfChange as i32),
+        term: Some(term),
+        index: Some(index),
+        data: Some(change.encode_to_vec().into()),
+    }
+}
+
 fn founding_state(founders: &[Member]) -> raftpb::HardState {
     raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(founders.len() as u64) }
 }
@@ -264,18 +360,8 @@ fn founding_entries(founders: &[Member]) -> Vec<raftpb::Entry> {
         .into_iter()
         .zip(1..)
         .map(|(member, index)| {
-            let change = raftpb::ConfChange {
-                id: None,
-                r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode as i32),
-                node_id: Some(member.id),
-                context: Some(Bytes::from(member.to_json())),
-            };
-            raftpb::Entry {
-                r#type: Some(raftpb::EntryType::EntryConfChange as i32),
-                term: Some(1),
-                index: Some(index),
-                data: Some(change.encode_to_vec().into()),
-            }
+            let kind = raftpb::ConfChangeType::ConfChangeAddNode;
+            change_entry(kind, member.id, Some(member.to_json()), 1, index)
         })
         .collect()
 }

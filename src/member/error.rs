@@ -132,6 +132,8 @@ errors! {
     Unhealthy Unavailable "etcdserver: unhealthy cluster";
     Corrupt DataLoss "etcdserver: corrupt cluster";
     NotSupportedForLearner FailedPrecondition "etcdserver: rpc not supported for learner";
+    /// Not in etcd's table of errors for clients: its own text.
+    TimeoutLeaderTransfer Unknown "etcdserver: request timed out, leader transfer took too long";
     BadLeaderTransferee FailedPrecondition "etcdserver: bad leader transferee";
 
     // Downgrades.

@@ -15,6 +15,8 @@ use crate::CLUSTER_VERSION;
 const VERSION_INTERVAL: Duration = Duration::from_secs(4);
 const VERSION_TIMEOUT: Duration = Duration::from_secs(1);
 const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
+/// What a cluster says that has no version yet.
+const NOT_DECIDED: &str = "not_decided";
 /// Spoken by every etcd of version 3.
 const MIN_CLUSTER_VERSION: &str = "3.0.0";
 
@@ -98,6 +100,28 @@ pub async fn decide_cluster_version(node: Arc<Node>) {
             _ = stopping.changed() => return,
         }
     }
+}
+
+/// Whether this member can join a cluster of these: one at least says its version, and none is of a later one.
+pub async fn check_versions(members: &[peer::RemoteMember]) -> Result<(), String> {
+    let mut fits = false;
+    for member in members {
+        let Ok(versions) = peer::get_version(&member.peer_urls, VERSION_TIMEOUT).await else { continue };
+        if versions.cluster == NOT_DECIDED {
+            continue;
+        }
+        let cluster = minor_of(&versions.cluster);
+        if !(minor_of(MIN_CLUSTER_VERSION)..=minor_of(CLUSTER_VERSION)).contains(&cluster) {
+            let id = format!("{:x}", member.id);
+            warn!(
+                "remote-member-id" = %id, "remote-member-cluster-version" = %versions.cluster,
+                "cluster version of remote member is not compatible"
+            );
+            return Err("incompatible with current running cluster".to_owned());
+        }
+        fits = true;
+    }
+    if fits { Ok(()) } else { Err("incompatible with current running cluster".to_owned()) }
 }
 
 async fn decide_once(node: &Node) {

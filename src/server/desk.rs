@@ -149,6 +149,13 @@ impl Desk {
         self.wait(wait).await
     }
 
+    /// The same with a change of the membership.
+    pub async fn propose_conf_change(&self, id: u64, change: Proposal) -> Result<Response> {
+        let wait = Wait::new(&self.requests, id, change.expires);
+        self.hand_in(Input::ProposeConfChange(change));
+        self.wait(wait).await
+    }
+
     /// Asks the apply machine, and waits for its answer until `expires`.
     pub async fn ask(&self, id: u64, input: apply::Input, expires: Instant) -> Result<Response> {
         let wait = Wait::new(&self.requests, id, expires);

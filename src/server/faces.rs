@@ -19,7 +19,7 @@ impl Health for Node {
     }
 
     fn is_learner(&self) -> bool {
-        self.membership().member(self.member_id).is_some_and(|m| m.is_learner)
+        Node::is_learner(self)
     }
 
     fn cluster_version(&self) -> Option<String> {

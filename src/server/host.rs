@@ -271,12 +271,15 @@ impl ConsensusThread {
                     ToConsensus::Stop => return,
                 }
             }
+            // At every tick, and at every change of who there is.
+            let mut shows_progress = inputs.iter().any(|input| matches!(input, Input::ConfChange(_)));
             let now = StdInstant::now();
             if now > next_tick + 2 * self.pace.tick && self.node.status().leader == self.node.member_id {
                 METRICS.heartbeat_send_failures.inc();
             }
             if now >= next_tick {
                 inputs.push(Input::Tick);
+                shows_progress = true;
                 // A process that was paused ticks on from now; the ticks it missed are gone.
                 next_tick = (next_tick + self.pace.tick).max(now);
             }
@@ -284,6 +287,9 @@ impl ConsensusThread {
                 self.carry_out(effect);
             }
             self.node.set_status(self.consensus.status());
+            if shows_progress {
+                self.node.set_progress(self.consensus.progress());
+            }
         }
     }
 

@@ -21,6 +21,7 @@ pub mod peer;
 mod peers;
 mod pings;
 mod profile;
+mod reconfigure;
 mod run;
 mod snapshots;
 pub mod start;

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
+use lockstep_proto::raftpb::ConfChange;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::sync::watch;
@@ -21,7 +23,7 @@ use super::watching::Watching;
 use crate::member::apply::{self, Change, Reply, Response};
 use crate::member::error::EtcdError;
 use crate::member::lease::Change as LeaseChange;
-use crate::member::membership::{Membership, ids};
+use crate::member::membership::{Member, Membership, ids};
 use crate::member::raft::{Input, Proposal, ReadRequest, Status};
 use crate::mvcc::View;
 use crate::mvcc::read::Read;
@@ -51,9 +53,14 @@ pub struct Node {
     published: Published,
     status: RwLock<Status>,
     membership: watch::Sender<Arc<Membership>>,
+    is_learner: AtomicBool,
+    /// As the leader: how far each member's log is known to agree.
+    progress: RwLock<Vec<(u64, u64)>>,
     /// The leader, 0 when there is none.
     leader: watch::Sender<u64>,
     stopping: watch::Sender<bool>,
+    /// A peer said that this member was removed.
+    told_to_leave: watch::Sender<bool>,
 }
 
 /// The newest view, and the reads that wait for a newer one, by the index that it must have applied.
@@ -118,9 +125,12 @@ impl Node {
             watching: parts.watching,
             published: Published { view: RwLock::new(parts.view), waiting: Mutex::default() },
             status: RwLock::new(parts.status),
+            is_learner: AtomicBool::new(is_learner(&parts.membership, parts.member_id)),
+            progress: RwLock::default(),
             membership: watch::Sender::new(parts.membership),
             leader: watch::Sender::new(parts.status.leader),
             stopping: watch::Sender::new(false),
+            told_to_leave: watch::Sender::new(false),
         }
     }
 
@@ -147,6 +157,19 @@ impl Node {
             METRICS.proposals_failed.inc();
         }
         answer
+    }
+
+    /// Puts a change of the membership through the log; the members once it is applied here.
+    pub async fn propose_conf_change(&self, mut change: ConfChange) -> Result<Vec<Member>, EtcdError> {
+        self.check_running()?;
+        let desk = self.desk();
+        let id = desk.next_id(self.life);
+        change.id = Some(id);
+        let proposal = Proposal { data: change.encode_to_vec().into(), expires: self.expires(), term: None };
+        match desk.propose_conf_change(id, proposal).await? {
+            Response::Members(members) => Ok(members),
+            other => unreachable!("a change of the membership was applied and says {other:?}"),
+        }
     }
 
     /// A view to read from.
@@ -209,6 +232,34 @@ impl Node {
 
     pub fn membership(&self) -> Arc<Membership> {
         self.membership.borrow().clone()
+    }
+
+    /// Whether this member only listens: it serves little.
+    pub fn is_learner(&self) -> bool {
+        self.is_learner.load(Ordering::Relaxed)
+    }
+
+    /// A peer says that this member was removed from the cluster.
+    pub fn leave(&self) {
+        self.told_to_leave.send_replace(true);
+    }
+
+    /// Returns when this member has applied its own removal, or was told of it.
+    pub async fn removed(&self) {
+        let (mut membership, mut told) = (self.watch_membership(), self.told_to_leave.subscribe());
+        // The senders are this node's own.
+        tokio::select! {
+            _ = membership.wait_for(|membership| membership.is_removed(self.member_id)) => {}
+            _ = told.wait_for(|told| *told) => {}
+        }
+    }
+
+    /// How far this member's log is known to agree, and the leader's; `None` where this member does not lead, or has
+    /// not counted that one yet.
+    pub(super) fn progress(&self, id: u64) -> Option<(u64, u64)> {
+        let progress = self.progress.read();
+        let of = |id: u64| progress.iter().find(|(member, _)| *member == id).map(|(_, matched)| *matched);
+        Some((of(id)?, of(self.member_id)?))
     }
 
     pub fn watch_membership(&self) -> watch::Receiver<Arc<Membership>> {
@@ -337,7 +388,12 @@ impl Node {
         }
     }
 
+    pub(super) fn set_progress(&self, progress: Vec<(u64, u64)>) {
+        *self.progress.write() = progress;
+    }
+
     pub(super) fn set_membership(&self, membership: Arc<Membership>) {
+        self.is_learner.store(is_learner(&membership, self.member_id), Ordering::Relaxed);
         self.membership.send_replace(membership);
     }
 
@@ -350,4 +406,8 @@ impl Node {
             self.desks[desk].answer(Answers::Reads { ids, granted: granted.clone() });
         }
     }
+}
+
+fn is_learner(membership: &Membership, id: u64) -> bool {
+    membership.member(id).is_some_and(|m| m.is_learner)
 }

@@ -20,7 +20,9 @@ use super::listen::{self, Listener, ServeOptions, SocketOptions};
 use super::log::{self, FATAL};
 use super::metrics::METRICS;
 use super::node::{self, Node};
-use super::peers::{PeerHandler, ask_peers, follow_membership};
+use super::peer::RemoteMember;
+use super::peers::{PeerHandler, REMOVED, ask_peers, follow_membership};
+use super::reconfigure::Reconfigure;
 use super::snapshots::Snapshots;
 use super::workers::Workers;
 use super::{api, attend, http, peer, watching};
@@ -42,6 +44,10 @@ const HANDOVER_LIMIT: Duration = Duration::from_millis(1_000);
 const DRAIN_LIMIT: Duration = Duration::from_millis(300);
 /// Entries kept in memory for followers that are a little behind.
 const LOG_CACHE_BYTES: u64 = 64 << 20;
+/// A removed member goes on for so long, as an etcd.
+const LEAVE_DELAY: Duration = Duration::from_secs(1);
+/// The members of a cluster that a member joins may take so long to say who they are.
+const JOIN_LIMIT: Duration = Duration::from_secs(10);
 /// A request waits this long, and two elections.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -62,7 +68,11 @@ pub fn run(config: Config) -> Result<(), String> {
     let stopped = runtime.block_on(serve(config, Shell { workers, connections, mailbox, inbox, clock }));
     // What is left (connections that would not drain) does not hold up the stop.
     runtime.shutdown_background();
-    die_of(stopped?);
+    match stopped? {
+        Stopped::Signal(signal) => die_of(signal),
+        // As an etcd: there is nothing to start again.
+        Stopped::Removed => {}
+    }
     Ok(())
 }
 
@@ -75,8 +85,16 @@ struct Shell {
     clock: RealClock,
 }
 
-/// Returns the signal that ended it.
-async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
+/// What ended a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    Signal(i32),
+    /// The member is no member any more.
+    Removed,
+}
+
+/// Returns what ended it.
+async fn serve(config: Config, shell: Shell) -> Result<Stopped, String> {
     let (workers, connections) = (shell.workers.clone(), shell.connections);
     let sockets = SocketOptions::from(&config);
     info!("listen-peer-urls" = ?log::json(&strings(&config.listen_peer_urls)), "configuring peer listeners");
@@ -87,8 +105,8 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
 
     let Disks { data, wal, _lock } = open_disks(&config)?;
     let snapshots = Arc::new(Snapshots::new(data.clone(), mvcc::Options::default()));
-    let booted = boot_member(&config, data, wal).await?;
-    let member = Running::start(&config, booted, snapshots, shell);
+    let (booted, remotes) = boot_member(&config, data, wal).await?;
+    let member = Running::start(&config, booted, remotes, snapshots, shell);
     let mut signals = Signals::listen()?;
 
     let peer_stop = member.node.watch_stopping();
@@ -113,18 +131,30 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
     tokio::spawn(follow_membership(node.clone(), member.transport.clone()));
     tokio::spawn(attend::log_cluster_version(node.clone()));
     tokio::spawn(attend::decide_cluster_version(node.clone()));
+    if config.auto_promote_learners {
+        let reconfigure = member.reconfigure.clone();
+        tokio::spawn(async move { reconfigure.promote_learners().await });
+    }
 
     // As in etcd, clients wait in the listeners' queues until the member is part of a cluster that works.
     let client_urls = strings(&config.advertise_client_urls);
-    let first_signal = tokio::select! {
-        _ = attend::publish(node, &config.name, &client_urls) => None,
-        signal = signals.next() => Some(signal),
+    let leaver = node.clone();
+    let removed = async move {
+        leaver.removed().await;
+        // Whoever asked for it is still to be answered.
+        tokio::time::sleep(LEAVE_DELAY).await;
     };
-    let signal = match first_signal {
-        Some(signal) => {
-            log_signal(signal);
+    tokio::pin!(removed);
+    let first = tokio::select! {
+        _ = attend::publish(node, &config.name, &client_urls) => None,
+        _ = &mut removed => Some(Stopped::Removed),
+        signal = signals.next() => Some(Stopped::Signal(signal)),
+    };
+    let stopped = match first {
+        Some(stopped) => {
+            log_stop(stopped);
             signals.exit_at_second();
-            signal
+            stopped
         }
         None => {
             info!("ready to serve client requests");
@@ -137,25 +167,28 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
             let options = ServeOptions { drain: DRAIN_LIMIT, ..ServeOptions::new(&config, connections.clients) };
             let clients = tokio::spawn(listen::serve(client_listeners, app, options, workers, clients_stopping));
             notify_init_daemon();
-            let signal = signals.next().await;
-            log_signal(signal);
+            let stopped = tokio::select! {
+                _ = &mut removed => Stopped::Removed,
+                signal = signals.next() => Stopped::Signal(signal),
+            };
+            log_stop(stopped);
             signals.exit_at_second();
             member.hand_over().await;
             stop_clients.send_replace(true);
             node.stop();
             let _ = tokio::time::timeout(DRAIN_LIMIT, clients).await;
-            signal
+            stopped
         }
     };
     member.stop().await;
     info!(name = %config.name, "data-dir" = %config.data_dir.display(), "closed etcd server");
-    Ok(signal)
+    Ok(stopped)
 }
 
 /// Everything that the client port answers.
 fn client_faces(config: &Config, member: &Running) -> Router {
     let node = &member.node;
-    let services = api::router(node.clone(), config.max_txn_ops as usize);
+    let services = api::router(node.clone(), member.reconfigure.clone(), config.max_txn_ops as usize);
     let mut pages = metrics_pages(config, member).merge(http::debug::vars(node.clone()));
     pages = pages.merge(http::config::router());
     if config.enable_pprof || config.log.level == log::LogLevel::Debug {
@@ -210,7 +243,12 @@ fn above(dir: &Path) -> &Path {
     }
 }
 
-async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>) -> Result<Booted, String> {
+/// The member, and those who told it of the cluster that it joins.
+async fn boot_member(
+    config: &Config,
+    disk: Arc<dyn Disk>,
+    wal_disk: Arc<dyn Disk>,
+) -> Result<(Booted, Vec<RemoteMember>), String> {
     let wal_dir = match &config.wal_dir {
         Some(dir) => {
             dir.file_name().map(|name| name.to_string_lossy().into_owned()).ok_or("--wal-dir names no directory")?
@@ -222,6 +260,8 @@ async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Dis
         member_id: 0,
         cluster_id: 0,
         founders: Vec::new(),
+        joins: false,
+        force_new_cluster: config.force_new_cluster,
         wal_dir,
         wal: wal::Options { sync: !config.unsafe_no_fsync, ..Default::default() },
         store: mvcc::Options::default(),
@@ -236,15 +276,16 @@ async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Dis
             dice: Arc::new(SeededDice::new(random_seed())),
         },
     };
+    let mut remotes = Vec::new();
     if is_new {
-        name_founders(config, &mut boot_config).await?;
+        remotes = name_cluster(config, &mut boot_config).await?;
     }
     let path = format!("{}/{}", disk_root(config), boot::STORE_PATH);
     let started = Instant::now();
     let mut booted = boot_apart(&disk, &wal_disk, &boot_config).await?;
     if matches!(booted, Err(boot::Error::Unfounded)) {
         // The first boot crashed when the log was there and nothing was in it.
-        name_founders(config, &mut boot_config).await?;
+        remotes = name_cluster(config, &mut boot_config).await?;
         booted = boot_apart(&disk, &wal_disk, &boot_config).await?;
     }
     let booted = booted.map_err(|e| e.to_string())?;
@@ -264,7 +305,31 @@ async fn boot_member(config: &Config, disk: Arc<dyn Disk>, wal_disk: Arc<dyn Dis
         "etcd-version" = ETCD_VERSION,
         "starting local member"
     );
-    Ok(booted)
+    Ok((booted, remotes))
+}
+
+/// Who the members are, this one among them: of the cluster that is founded, or of the one that this member joins.
+async fn name_cluster(config: &Config, boot_config: &mut boot::Config) -> Result<Vec<RemoteMember>, String> {
+    if !config.joins {
+        return name_founders(config, boot_config).await.map(|()| Vec::new());
+    }
+    let urls = config.peers_to_ask()?;
+    let existing = peer::get_cluster_from_peers(&urls, JOIN_LIMIT).await.map_err(|error| {
+        tracing::debug!(%error, "no member says who is in the cluster");
+        "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs"
+            .to_owned()
+    })?;
+    let (asked, of) = (config.clone(), existing.clone());
+    let joined = tokio::task::spawn_blocking(move || asked.join(&of)).await;
+    boot_config.member_id = joined.map_err(|e| e.to_string())??;
+    boot_config.cluster_id = existing.cluster_id;
+    boot_config.joins = true;
+    let others: Vec<RemoteMember> = existing.members.into_iter().filter(|m| m.id != boot_config.member_id).collect();
+    attend::check_versions(&others).await?;
+    // One that ran before has promised what it does not remember.
+    let known = others.iter().map(|m| Member { id: m.id, peer_urls: m.peer_urls.clone(), ..Default::default() });
+    ask_peers(boot_config.member_id, boot_config.cluster_id, known.collect::<Vec<_>>().iter()).await?;
+    Ok(others)
 }
 
 /// Works out who founds the cluster, from the flags.
@@ -314,11 +379,18 @@ fn watch_setup(config: &Config, booted: &Booted) -> watching::Setup {
 struct Running {
     node: Arc<Node>,
     transport: peer::Transport,
+    reconfigure: Arc<Reconfigure>,
     host: Host,
 }
 
 impl Running {
-    fn start(config: &Config, mut booted: Booted, snapshots: Arc<Snapshots>, shell: Shell) -> Running {
+    fn start(
+        config: &Config,
+        mut booted: Booted,
+        remotes: Vec<RemoteMember>,
+        snapshots: Arc<Snapshots>,
+        shell: Shell,
+    ) -> Running {
         let Shell { workers, connections, mailbox, inbox, clock } = shell;
         let first = booted.applier.start();
         let view =
@@ -343,7 +415,8 @@ impl Running {
         workers.serve_watching(&node, watch_inboxes);
         // The founding is term 1, without a vote; whoever has heard of an election is beyond it.
         let status = booted.consensus.status();
-        let handler = Arc::new(PeerHandler::new(mailbox, snapshots.clone(), status.term > 1 || status.vote != 0));
+        let took_part = status.term > 1 || status.vote != 0 || !remotes.is_empty();
+        let handler = Arc::new(PeerHandler::new(mailbox, snapshots.clone(), took_part));
         handler.set_node(node.clone());
         let transport = peer::Transport::new(
             peer::Config {
@@ -355,8 +428,18 @@ impl Running {
                 max_message_bytes: peer::DEFAULT_MAX_MESSAGE_BYTES,
                 max_connections: connections.peers,
             },
-            handler,
+            handler.clone(),
         );
+        for remote in remotes {
+            transport.add_remote(remote.id, remote.peer_urls);
+        }
+        let reconfigure = Arc::new(Reconfigure {
+            node: node.clone(),
+            transport: transport.clone(),
+            strict: config.strict_reconfig_check,
+            max_learners: config.max_learners,
+        });
+        handler.set_reconfigure(reconfigure.clone());
         let network: Arc<dyn Network> = Arc::new(transport.clone());
         let pace = Pace {
             tick: Duration::from_millis(config.heartbeat_ms),
@@ -374,7 +457,7 @@ impl Running {
         });
         let parts = MemberParts::new(booted, first);
         let host = Host::start(parts, inbox, node.clone(), network, snapshots, clock, pace, fatal);
-        Running { node, transport, host }
+        Running { node, transport, reconfigure, host }
     }
 
     /// A leader gives its place to the peer that has been connected the longest, so that nobody waits for an election.
@@ -451,7 +534,15 @@ fn die_of(signal: i32) {
     }
 }
 
-fn log_signal(signal: i32) {
+fn log_stop(stopped: Stopped) {
+    let signal = match stopped {
+        Stopped::Signal(signal) => signal,
+        Stopped::Removed => {
+            warn!(error = REMOVED, "server error");
+            warn!("data-dir used by this member must be removed");
+            return;
+        }
+    };
     let name = if signal == libc::SIGINT { "interrupt" } else { "terminated" };
     info!(signal = %name, "received signal; shutting down");
 }

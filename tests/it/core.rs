@@ -87,9 +87,12 @@ scripts! {
     fetch
     fetch_overwritten
     leader_disk_slow
+    leader_leaves
+    learner
     log_conflict
     log_missing
     log_too_short
+    member_changes
     pipeline
     pre_vote
     proposal_old_life
@@ -103,6 +106,7 @@ scripts! {
     read_index_new_leader
     read_index_retry
     rejection_late
+    removed_member
     release
     release_boundary
     restart_follower

@@ -125,10 +125,10 @@ const REFUSALS: &[Refusal] = &[
     (Both, "$FREE --initial-advertise-peer-urls http://127.0.0.1:1,http://127.0.0.1:3 --initial-cluster default=http://127.0.0.1:1", &[], 1, "--initial-advertise-peer-urls has http://127.0.0.1:3 but missing from --initial-cluster=default=http://127.0.0.1:1,default=http://127.0.0.1:3"),
     (Both, "$FREE --initial-advertise-peer-urls http://127.0.0.1:1 --initial-cluster default=http://127.0.0.1:1,b=http://127.0.0.1:1", &[], 1, "initial cluster b=http://127.0.0.1:1,default=http://127.0.0.1:1 has duplicate url"),
     // What is not there yet.
-    (Ours, "$FREE --initial-cluster-state existing", &[], 1, "\"--initial-cluster-state\" is not supported yet: it was given on the command line; leave it at its default (new)"),
+    (Both, "$FREE --initial-cluster-state existing --name x --initial-cluster y=http://127.0.0.1:1", &[], 1, "couldn't find local name \"x\" in the initial cluster configuration"),
     (Ours, "--cert-file x", &[], 1, "\"--cert-file\" is not supported yet: it was given on the command line; leave it at its default (unset)"),
     (Ours, "", &[("ETCD_DISCOVERY", "x")], 1, "\"--discovery\" is not supported yet: it was given as ETCD_DISCOVERY; leave it at its default (unset)"),
-    (Ours, "--strict-reconfig-check=false", &[], 1, "\"--strict-reconfig-check\" is not supported yet: it was given on the command line; leave it at its default (true)"),
+    (Ours, "--strict-reconfig-check=maybe", &[], 2, "invalid boolean value \"maybe\" for -strict-reconfig-check: parse error"),
     (Ours, "--experimental-corrupt-check-time 1s", &[], 1, "\"--experimental-corrupt-check-time\" is not supported yet: it was given on the command line; leave it at its default (0s)"),
     (Ours, "--config-file x --name", &[], 2, "flag needs an argument: -name"),
     (Ours, "--config-file x", &[], 1, "\"--config-file\" is not supported yet: use flags or ETCD_* variables"),

@@ -58,6 +58,7 @@ impl Member {
             term_runs: vec![(1, 1)],
             last_index: FOUNDED,
             entries: (1..=FOUNDED).map(|index| entry(1, index)).collect(),
+            removed: Vec::new(),
         };
         let consensus = Consensus::new(Member::config(), recovered).expect("a founded member");
         let mut member = Member { consensus, sent: Vec::new(), reads_ready: Vec::new(), stopped: None };

@@ -37,7 +37,6 @@ const ABSENT: &[&str] = &[
     "etcd_mvcc_db_open_read_transactions",
     "etcd_server_apply_duration_seconds",
     "etcd_server_go_version",
-    "etcd_server_learner_promote_successes",
     "etcd_server_snapshot_apply_in_progress_total",
     "etcd_snap_db_fsync_duration_seconds",
     "etcd_snap_db_save_total_duration_seconds",

@@ -79,6 +79,7 @@ pub struct CrashInCommit {
 impl Machine {
     pub(super) fn new(id: u64, knobs: &Knobs, dice: &ElectionDice) -> Machine {
         let setup = Setup {
+            joins: false,
             members: knobs.members,
             raft: RaftConfig {
                 election_ticks: 10,

@@ -11,7 +11,7 @@ use prost::Message;
 use super::{kv, lease, range, txn};
 use crate::member::error::EtcdError;
 use crate::member::lease::{Change as LeaseChange, Table};
-use crate::member::membership::Membership;
+use crate::member::membership::{Member, Membership};
 use crate::member::raft::SnapshotMeta;
 use crate::mvcc::read::Error as StoreError;
 use crate::mvcc::{Batch, Bucket, Committed, CompactProgress, Store, View, WriteTxn};
@@ -85,6 +85,8 @@ pub enum Response {
     Compaction(pb::CompactionResponse),
     LeaseGrant(pb::LeaseGrantResponse),
     LeaseRevoke(pb::LeaseRevokeResponse),
+    /// The members, now that a change of them is applied.
+    Members(Vec<Member>),
     /// In key order.
     LeaseKeys(Vec<Bytes>),
     /// Done, and there is nothing to say.
@@ -239,14 +241,8 @@ impl Applier {
             }
             raftpb::EntryType::EntryConfChange => {
                 let data = entry.data.as_deref().unwrap_or_default();
-                if let Ok(change) = raftpb::ConfChange::decode(data)
-                    && self.change_membership(|m, store| m.apply_conf_change(store, &change), step)
-                {
-                    let conf_state = self.membership.conf_state();
-                    let (voters, learners) = (&conf_state.voters, &conf_state.learners);
-                    let json = serde_json::json!({ "voters": voters, "learners": learners, "auto_leave": false });
-                    self.store.bucket_put(Bucket::Meta, CONF_STATE_KEY, json.to_string().as_bytes());
-                    step.conf_changes.push(Effect::ConfChange(change));
+                if let Ok(change) = raftpb::ConfChange::decode(data) {
+                    self.apply_conf_change(change, step);
                 }
             }
             raftpb::EntryType::EntryConfChangeV2 => {}
@@ -257,6 +253,25 @@ impl Applier {
         step.visible = true;
         step.applied = true;
         Ok(())
+    }
+
+    /// Consensus hears only of a change that is accepted; to raft a refused one is an entry like any other.
+    fn apply_conf_change(&mut self, change: raftpb::ConfChange, step: &mut Step) {
+        let id = change.id();
+        let changed = Arc::make_mut(&mut self.membership).apply_conf_change(&mut self.store, &change);
+        if changed.is_ok() {
+            step.after.push(Effect::Membership(self.membership.clone()));
+            let conf_state = self.membership.conf_state();
+            let (voters, learners) = (&conf_state.voters, &conf_state.learners);
+            let json = serde_json::json!({ "voters": voters, "learners": learners, "auto_leave": false });
+            self.store.bucket_put(Bucket::Meta, CONF_STATE_KEY, json.to_string().as_bytes());
+            step.conf_changes.push(Effect::ConfChange(change));
+        }
+        // Founders have none.
+        if id != 0 {
+            let result = changed.map(|()| Response::Members(self.membership.members().cloned().collect()));
+            step.after.push(Effect::Reply(Reply { id, result }));
+        }
     }
 
     fn apply_request(&mut self, request: InternalRaftRequest, step: &mut Step) -> Result<(), StoreError> {

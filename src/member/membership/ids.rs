@@ -18,6 +18,12 @@ pub fn member_id(peer_urls: &[String], token: &str) -> u64 {
     first_eight(hash)
 }
 
+/// The id of a member that is added to a running cluster: the time in seconds stands where a founder's has the token,
+/// so that a member which comes back under the same URLs is another one.
+pub fn added_member_id(peer_urls: &[String], unix_seconds: u64) -> u64 {
+    member_id(peer_urls, &unix_seconds.to_string())
+}
+
 /// The id of the cluster that these members bootstrap: the same over their sorted ids, each as eight big-endian bytes.
 pub fn cluster_id(member_ids: &[u64]) -> u64 {
     let mut ids = member_ids.to_vec();

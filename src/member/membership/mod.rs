@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lockstep_proto::{etcdserverpb as pb, raftpb};
 use serde::{Deserialize, Serialize};
 
+use crate::member::error::EtcdError;
 use crate::mvcc::read::Error;
 use crate::mvcc::{Bucket, Store};
 
@@ -28,7 +29,36 @@ pub struct Member {
     pub client_urls: Vec<String>,
 }
 
+/// What a conf change carries, in etcd's JSON: a member, whether it is a learner to be promoted, and a field of our
+/// own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChangeContext {
+    #[serde(flatten)]
+    pub member: Member,
+    #[serde(rename = "isPromote", skip_serializing_if = "std::ops::Not::not")]
+    pub is_promote: bool,
+    /// The most learners there may be once this one is added. It travels with the change: members whose flags differ
+    /// must not decide differently.
+    #[serde(rename = "maxLearners", skip_serializing_if = "Option::is_none")]
+    pub max_learners: Option<u64>,
+}
+
+/// What an etcd, which does not say, allows.
+pub const DEFAULT_MAX_LEARNERS: u64 = 1;
+
+impl ChangeContext {
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("strings and numbers")
+    }
+}
+
 impl Member {
+    /// It has made its name known: it ran at least once.
+    pub fn is_started(&self) -> bool {
+        !self.name.is_empty()
+    }
+
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("strings and numbers")
     }
@@ -95,38 +125,116 @@ impl Membership {
         raftpb::ConfState { voters: ids(false), learners: ids(true), ..Default::default() }
     }
 
-    /// Applies a conf change entry; `false` when it is refused, which changes nothing.
-    pub fn apply_conf_change(&mut self, store: &mut Store, change: &raftpb::ConfChange) -> bool {
+    /// Whether as many voters as a majority needs have started, were this one to join them as another.
+    /// The way out of a cluster of one whose only member has just started is always open.
+    pub fn is_ready_to_add_voter(&self) -> bool {
+        let (started, all) = self.count_voters(|_| true);
+        (started, all) == (1, 1) || started > all.div_ceil(2)
+    }
+
+    /// The same without this member.
+    pub fn is_ready_to_remove_voter(&self, id: u64) -> bool {
+        let (started, all) = self.count_voters(|m| m.id != id);
+        started > all / 2
+    }
+
+    /// The same with a learner more, which counts as started.
+    pub fn is_ready_to_promote(&self) -> bool {
+        let (started, all) = self.count_voters(|_| true);
+        started + 1 > all.div_ceil(2)
+    }
+
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.members.values().filter(|m| !m.is_learner)
+    }
+
+    pub fn learners(&self) -> impl Iterator<Item = &Member> {
+        self.members.values().filter(|m| m.is_learner)
+    }
+
+    /// Those that left, ascending.
+    pub fn removed(&self) -> impl Iterator<Item = u64> {
+        self.removed.iter().copied()
+    }
+
+    fn count_voters(&self, counts: impl Fn(&Member) -> bool) -> (usize, usize) {
+        let voters = || self.voters().filter(|m| counts(m));
+        (voters().filter(|m| m.is_started()).count(), voters().count())
+    }
+
+    /// Applies a conf change entry; one that is refused changes nothing. The checks and their order are etcd's.
+    pub fn apply_conf_change(&mut self, store: &mut Store, change: &raftpb::ConfChange) -> Result<(), EtcdError> {
+        let done = self.change(store, change);
+        sometimes!(done.is_err(), "change of the membership refused");
+        done
+    }
+
+    fn change(&mut self, store: &mut Store, change: &raftpb::ConfChange) -> Result<(), EtcdError> {
         use raftpb::ConfChangeType as T;
         let id = change.node_id();
-        if id == 0 || self.removed.contains(&id) || !self.keeps_a_voter(change) {
-            sometimes!("change of the membership refused");
-            return false;
+        if id == 0 || self.removed.contains(&id) {
+            return Err(EtcdError::MemberNotFound);
         }
         match change.r#type() {
-            T::ConfChangeAddNode | T::ConfChangeAddLearnerNode => {
-                let Ok(mut member) = serde_json::from_slice::<Member>(change.context()) else { return false };
-                if member.id != id || self.members.contains_key(&id) {
-                    return false;
+            kind @ (T::ConfChangeAddNode | T::ConfChangeAddLearnerNode) => {
+                let ChangeContext { mut member, is_promote, max_learners } = context(change)?;
+                if is_promote {
+                    return self.promote(store, id);
                 }
-                member.is_learner = change.r#type() == T::ConfChangeAddLearnerNode;
+                if self.members.contains_key(&id) {
+                    return Err(EtcdError::MemberExists);
+                }
+                self.check_urls(id, &member.peer_urls)?;
+                member.is_learner = kind == T::ConfChangeAddLearnerNode;
+                let most = max_learners.unwrap_or(DEFAULT_MAX_LEARNERS);
+                if member.is_learner && self.learners().count() as u64 >= most {
+                    return Err(EtcdError::TooManyLearners);
+                }
+                if !self.keeps_a_voter(change) {
+                    return Err(EtcdError::MemberNotEnoughStarted);
+                }
                 self.save(store, member);
             }
             T::ConfChangeRemoveNode => {
-                if self.members.remove(&id).is_none() {
-                    return false;
+                if !self.members.contains_key(&id) {
+                    return Err(EtcdError::MemberNotFound);
                 }
+                if !self.keeps_a_voter(change) {
+                    return Err(EtcdError::MemberNotEnoughStarted);
+                }
+                self.members.remove(&id);
                 self.removed.insert(id);
                 store.bucket_delete(Bucket::Members, hex(id).as_bytes());
                 store.bucket_put(Bucket::MembersRemoved, hex(id).as_bytes(), b"removed");
+                sometimes!("member removed");
             }
             T::ConfChangeUpdateNode => {
-                let Ok(update) = serde_json::from_slice::<Member>(change.context()) else { return false };
-                let Some(member) = self.members.get(&id) else { return false };
-                self.save(store, Member { peer_urls: update.peer_urls, ..member.clone() });
+                let Some(member) = self.members.get(&id).cloned() else { return Err(EtcdError::MemberNotFound) };
+                let update = context(change)?.member;
+                self.check_urls(id, &update.peer_urls)?;
+                // What an update says of being a learner counts for nothing: raft was not told.
+                let is_learner = if mutation!(UpdateForgetsLearner) { update.is_learner } else { member.is_learner };
+                sometimes!(member.is_learner, "learner got other URLs");
+                self.save(store, Member { peer_urls: update.peer_urls, is_learner, ..member });
             }
         }
-        true
+        Ok(())
+    }
+
+    fn promote(&mut self, store: &mut Store, id: u64) -> Result<(), EtcdError> {
+        let member = self.members.get(&id).ok_or(EtcdError::MemberNotFound)?;
+        if !member.is_learner {
+            return Err(EtcdError::MemberNotLearner);
+        }
+        sometimes!("learner promoted");
+        self.save(store, Member { is_learner: false, ..member.clone() });
+        Ok(())
+    }
+
+    /// No two members share a URL.
+    fn check_urls(&self, id: u64, urls: &[String]) -> Result<(), EtcdError> {
+        let mut others = self.members.values().filter(|m| m.id != id).flat_map(|m| &m.peer_urls);
+        if others.any(|url| urls.contains(url)) { Err(EtcdError::PeerUrlExists) } else { Ok(()) }
     }
 
     /// Raft cannot count without a voter: a change that leaves none would stop every member that applies it.
@@ -154,6 +262,12 @@ impl Membership {
         store.bucket_put(Bucket::Members, hex(member.id).as_bytes(), &member.to_json());
         self.members.insert(member.id, member);
     }
+}
+
+/// What the change says of its member. Etcd stops where this is not JSON; a log that a peer may write must not do that.
+fn context(change: &raftpb::ConfChange) -> Result<ChangeContext, EtcdError> {
+    let context: Option<ChangeContext> = serde_json::from_slice(change.context()).ok();
+    context.filter(|context| context.member.id == change.node_id()).ok_or(EtcdError::MemberBadUrls)
 }
 
 const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";

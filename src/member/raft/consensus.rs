@@ -14,6 +14,7 @@ use lockstep_proto::raftpb;
 use raft::eraftpb::{self, MessageType};
 use raft::{ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 
+use super::changes::Changes;
 use super::inbound;
 use super::log::{Fetch, Log};
 pub use super::reads::ReadRequest;
@@ -62,12 +63,14 @@ pub struct Recovered {
     pub last_index: u64,
     /// The newest entries: at least all above `applied`.
     pub entries: Vec<raftpb::Entry>,
+    /// Members that were removed, as of `applied`.
+    pub removed: Vec<u64>,
 }
 
 /// A request to put into the log. Answered by its entry being applied, or not at all.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Proposal {
-    /// A marshalled `InternalRaftRequest`.
+    /// A marshalled `InternalRaftRequest`, or `ConfChange`.
     pub data: Bytes,
     /// Nobody waits for it after that.
     pub expires: Instant,
@@ -82,6 +85,8 @@ pub enum Input {
     Tick,
     Message(Box<raftpb::Message>),
     Propose(Proposal),
+    /// A change of the membership. It waits until it may be proposed.
+    ProposeConfChange(Proposal),
     Read(ReadRequest),
     /// The persist of this number, and every one before it, is durable.
     Persisted(u64),
@@ -221,6 +226,7 @@ pub struct Consensus {
     taken: Taken,
     reads: Reads,
     proposals: VecDeque<Proposal>,
+    changes: Changes,
     /// Readies whose persist is under way, oldest first.
     unpersisted: VecDeque<Held>,
     /// The newest term and vote handed out to be persisted, and the number of that persist.
@@ -302,6 +308,7 @@ impl Consensus {
             taken: Taken::default(),
             reads: Reads::default(),
             proposals: VecDeque::new(),
+            changes: Changes::new(recovered.removed),
             unpersisted: VecDeque::new(),
             promised: (recovered.hard_state.term(), recovered.hard_state.vote()),
             promise_number: 0,
@@ -329,6 +336,7 @@ impl Consensus {
             self.take(now, input, &mut effects);
         }
         self.propose(now);
+        self.propose_changes(now);
         self.start_read_round();
         self.handle_readies(&mut effects);
         effects
@@ -359,7 +367,16 @@ impl Consensus {
         self.node.raft.raft_log.term(index).ok()
     }
 
-    /// The voters and learners that consensus counts with.
+    /// As the leader: how far each member's log is known to agree. Empty for others.
+    pub fn progress(&self) -> Vec<(u64, u64)> {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        raft.prs().iter().map(|(id, progress)| (*id, progress.matched)).collect()
+    }
+
+    /// The voters that consensus counts with.
     pub fn voters(&self) -> Vec<u64> {
         let mut ids: Vec<u64> = self.node.raft.prs().conf().voters().ids().iter().collect();
         ids.sort_unstable();
@@ -371,6 +388,7 @@ impl Consensus {
             Input::Tick => self.tick(now, effects),
             Input::Message(message) => self.receive(*message, effects),
             Input::Propose(proposal) => self.proposals.push_back(proposal),
+            Input::ProposeConfChange(change) => self.changes.push(change),
             Input::Read(read) => self.reads.push(read),
             Input::Persisted(number) => self.persisted(number, effects),
             Input::Applied(index) => {
@@ -389,8 +407,10 @@ impl Consensus {
                 sometimes!("conf change of before the snapshot left out");
             }
             Input::ConfChange(change) => {
-                if let Some(change) = tr::conf_change_in(&change) {
-                    self.node.apply_conf_change(&change).expect("a change that apply accepted is one raft can make");
+                if let Some(change) = tr::conf_change_in(&change)
+                    && let Some(change) = self.changes.applied(change, &self.node.raft)
+                {
+                    self.apply_conf_change(&change);
                 }
             }
             Input::Fetched { id, entries } => {
@@ -429,6 +449,10 @@ impl Consensus {
             // There is nobody to wait for.
             let _ = self.node.campaign();
         }
+        if let Some(heir) = self.changes.heir(&self.node.raft) {
+            self.node.raft.abort_leader_transfer();
+            self.node.transfer_leader(heir);
+        }
         let patience_ticks = (self.config.election_ticks / 2).max(1) as u64;
         self.reads.tick(now, patience_ticks);
         let waiting = self.proposals.len();
@@ -443,6 +467,10 @@ impl Consensus {
         }
         if !inbound::is_sound(&inbound, &self.node.raft) {
             sometimes!("message refused that no correct peer sends");
+            return;
+        }
+        if self.changes.refuses(&inbound) && !mutation!(RemovedMemberHeard) {
+            sometimes!("message of a removed member refused");
             return;
         }
         match inbound.get_msg_type() {
@@ -485,6 +513,12 @@ impl Consensus {
                 return;
             }
             _ => {}
+        }
+        if inbound.get_msg_type() == MessageType::MsgPropose && self.node.raft.state == StateRole::Leader {
+            self.changes.take_from(&mut inbound, &self.node.raft);
+            if inbound.entries.is_empty() {
+                return;
+            }
         }
         // An error here is a message that raft has no use for (from a removed member, say).
         let _ = self.node.step(inbound);
@@ -558,6 +592,20 @@ impl Consensus {
         self.after_raft();
     }
 
+    /// Proposes changes of the membership, or forwards them, one at a time.
+    fn propose_changes(&mut self, now: Instant) {
+        let (id, epoch, sequence) = (self.config.id, self.config.epoch, &mut self.sequence);
+        self.changes.propose(now, &mut self.node.raft, || {
+            *sequence += 1;
+            Stamp { member: id, epoch, sequence: *sequence }.encode()
+        });
+        self.after_raft();
+    }
+
+    fn apply_conf_change(&mut self, change: &eraftpb::ConfChange) {
+        self.node.apply_conf_change(change).expect("a change that apply accepted is one raft can make");
+    }
+
     fn drop_proposals_of_other_terms(&mut self) {
         let raft = &self.node.raft;
         let led = (raft.state == StateRole::Leader).then_some(raft.term);
@@ -597,6 +645,9 @@ impl Consensus {
                 self.draw_election_timeout();
             }
             self.node.raft.set_randomized_election_timeout(self.election_timeout);
+        }
+        if let Some(change) = self.changes.left(&self.node.raft) {
+            self.apply_conf_change(&change);
         }
         let leader = self.node.raft.leader_id;
         if leader != self.leader {

@@ -36,7 +36,10 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl kv_server::Kv for Kv {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Answer<pb::RangeResponse> {
-        self.node.admit(&request)?;
+        match request.get_ref().serializable {
+            true => self.node.admit_at_learner(&request)?,
+            false => self.node.admit(&request)?,
+        }
         let takes_body = takes_body(&request);
         let request = request.into_inner();
         check::range(&request).map_err(status)?;

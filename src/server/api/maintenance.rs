@@ -16,10 +16,12 @@ use crate::server::apart::apart;
 use crate::server::http::Health;
 use crate::server::metrics::METRICS;
 use crate::server::node::{Consistency, Node};
+use crate::server::reconfigure::Reconfigure;
 use crate::{CLUSTER_VERSION, ETCD_VERSION};
 
 pub struct Maintenance {
-    pub node: Arc<Node>,
+    node: Arc<Node>,
+    reconfigure: Arc<Reconfigure>,
     snapshots: Snapshots,
 }
 
@@ -45,10 +47,10 @@ impl maintenance_server::Maintenance for Maintenance {
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
-        self.node.admit(&request)?;
+        self.node.admit_at_learner(&request)?;
         let view = self.node.local_view();
         let status = self.node.status();
-        let is_learner = self.node.membership().member(self.node.member_id).is_some_and(|m| m.is_learner);
+        let is_learner = self.node.is_learner();
         let errors = if status.leader == 0 { vec![EtcdError::NoLeader.message().to_owned()] } else { Vec::new() };
         Ok(Response::new(pb::StatusResponse {
             header: self.node.header(view.rev()),
@@ -100,8 +102,11 @@ impl maintenance_server::Maintenance for Maintenance {
         Ok(Response::new(self.snapshots.send(&self.node)?))
     }
 
-    async fn move_leader(&self, _: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {
-        Err(status_not_yet("MoveLeader"))
+    async fn move_leader(&self, request: Request<pb::MoveLeaderRequest>) -> Answer<pb::MoveLeaderResponse> {
+        self.node.admit(&request)?;
+        self.reconfigure.move_leader(request.into_inner().target_id).await.map_err(status)?;
+        // Without a header, as in etcd.
+        Ok(Response::new(pb::MoveLeaderResponse::default()))
     }
 
     async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Answer<pb::DowngradeResponse> {
@@ -110,8 +115,8 @@ impl maintenance_server::Maintenance for Maintenance {
 }
 
 impl Maintenance {
-    pub fn new(node: Arc<Node>) -> Maintenance {
-        Maintenance { node, snapshots: Snapshots::default() }
+    pub fn new(node: Arc<Node>, reconfigure: Arc<Reconfigure>) -> Maintenance {
+        Maintenance { node, reconfigure, snapshots: Snapshots::default() }
     }
 
     /// Reads the newest view off the thread that serves the connection: a hash takes its time.

@@ -33,6 +33,7 @@ use tonic::{Code, Request, Status};
 pub use self::budget::Unfinished;
 use super::node::Node;
 use super::peer::LeaseClient;
+use super::reconfigure::Reconfigure;
 use crate::member::error::EtcdError;
 use crate::mvcc::read::Error as StoreError;
 
@@ -50,7 +51,7 @@ pub fn too_many_requests() -> Status {
 }
 
 /// All services, for the client listeners.
-pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
+pub fn router(node: Arc<Node>, reconfigure: Arc<Reconfigure>, max_txn_ops: usize) -> Router {
     let max_request = max_message_bytes(&node);
     macro_rules! serve {
         ($server:ident, $service:expr) => {
@@ -67,8 +68,11 @@ pub fn router(node: Arc<Node>, max_txn_ops: usize) -> Router {
         .add_service(serve!(LeaseServer, lease))
         .add_service(serve!(LockServer, Arc::new(lock::Lock { queues: queues.clone() })))
         .add_service(serve!(ElectionServer, Arc::new(election::Election { queues })))
-        .add_service(serve!(ClusterServer, Arc::new(cluster::Cluster { node: node.clone() })))
-        .add_service(serve!(MaintenanceServer, Arc::new(maintenance::Maintenance::new(node.clone()))))
+        .add_service(serve!(
+            ClusterServer,
+            Arc::new(cluster::Cluster { node: node.clone(), reconfigure: reconfigure.clone() })
+        ))
+        .add_service(serve!(MaintenanceServer, Arc::new(maintenance::Maintenance::new(node.clone(), reconfigure))))
         .add_service(serve!(HealthServer, Arc::new(health::Health { node: node.clone() })))
         .add_service(watch::WatchServer { node, max_request })
         .prepare()
@@ -145,8 +149,16 @@ impl Node {
         *header = self.header(revision);
     }
 
-    /// A client may ask to be refused at once where there is no leader.
+    /// A learner serves little, and a client may ask to be refused at once where there is no leader.
     fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        if self.is_learner() {
+            return Err(status(EtcdError::NotSupportedForLearner));
+        }
+        self.admit_at_learner(request)
+    }
+
+    /// The same of what a learner serves, too.
+    fn admit_at_learner<T>(&self, request: &Request<T>) -> Result<(), Status> {
         if wants_leader(request.metadata()) && self.status().leader == 0 {
             return Err(status(EtcdError::NoLeader));
         }

@@ -10,6 +10,7 @@ use super::urls::{self, Url};
 use super::{Config, DEFAULT_INITIAL_CLUSTER, DEFAULT_NAME};
 use crate::member::membership::ids;
 use crate::server::log;
+use crate::server::peer::{RemoteCluster, RemoteMember};
 
 const RESOLVE_LIMIT: Duration = Duration::from_secs(30);
 const RESOLVE_RETRY: Duration = Duration::from_secs(1);
@@ -64,8 +65,7 @@ pub fn fill_defaults(config: &mut Config) -> Option<Note> {
 
 /// See [`Config::bootstrap`].
 pub fn bootstrap(config: &Config) -> Result<Bootstrap, String> {
-    let members =
-        parse_initial(&config.initial_cluster).map_err(|e| format!("error setting up initial cluster: {e}"))?;
+    let members = initial(config)?;
     founding(&config.name, &config.initial_advertise_peer_urls, members, &config.initial_cluster_token)
 }
 
@@ -86,11 +86,7 @@ fn founding(
         return Err(format!("couldn't find local name {name:?} in the initial cluster configuration"));
     };
     advertised_is_listed(name, advertised, own)?;
-    let mut all: Vec<&Url> = members.values().flatten().collect();
-    all.sort();
-    if all.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(format!("initial cluster {} has duplicate url", map_text(&members)));
-    }
+    check_duplicates(&members)?;
     let mut list: Vec<BootstrapMember> = members
         .iter()
         .map(|(name, urls)| {
@@ -102,6 +98,86 @@ fn founding(
     let local_id = ids::member_id(&urls::strings(own), token);
     let ids: Vec<u64> = list.iter().map(|member| member.id).collect();
     Ok(Bootstrap { cluster_id: ids::cluster_id(&ids), local_id, members: list })
+}
+
+/// See [`Config::peers_to_ask`].
+pub fn peers_to_ask(config: &Config) -> Result<Vec<String>, String> {
+    let members = initial(config)?;
+    check_duplicates(&members)?;
+    let others = members.iter().filter(|(name, _)| **name != config.name).flat_map(|(_, urls)| urls);
+    let mut urls: Vec<String> = others.map(Url::to_string).collect();
+    urls.sort();
+    Ok(urls)
+}
+
+/// See [`Config::join`].
+pub fn join(config: &Config, existing: &RemoteCluster) -> Result<u64, String> {
+    let members = initial(config)?;
+    let refuse = |why: String| format!("error validating peerURLs {}: {why}", cluster_text(existing));
+    let mut theirs: Vec<_> = existing.members.iter().collect();
+    theirs.sort_by_key(|member| member.id);
+    if theirs.len() != members.len() {
+        return Err(refuse("member count is unequal".to_owned()));
+    }
+    let mut own = None;
+    for member in theirs {
+        let parsed: Result<Vec<Url>, String> = member.peer_urls.iter().map(|url| Url::parse(url)).collect();
+        let mut urls = parsed.map_err(&refuse)?;
+        urls.sort();
+        let mut last = String::new();
+        let found = members.iter().find(|(_, listed)| match same_places(&urls, listed) {
+            Ok(()) => true,
+            Err(why) => {
+                last = why;
+                false
+            }
+        });
+        let Some((name, _)) = found else {
+            let (id, urls) = (member.id, member.peer_urls.join(" "));
+            return Err(refuse(format!(
+                "PeerURLs: no match found for existing member ({id:x}, [{urls}]), last resolver error ({last})"
+            )));
+        };
+        if *name == config.name {
+            own = Some(member.id);
+        }
+    }
+    // As many members as names, and each has its own: this one is among them, or two share a name's URLs.
+    own.ok_or_else(|| refuse("member count is unequal".to_owned()))
+}
+
+/// The cluster as etcd writes it in such an error.
+fn cluster_text(cluster: &RemoteCluster) -> String {
+    let member = |m: &RemoteMember| {
+        let RemoteMember { id, peer_urls, name, client_urls, is_learner } = m;
+        format!(
+            "&{{ID:{id:x} RaftAttributes:{{PeerURLs:[{}] IsLearner:{is_learner}}} Attributes:{{Name:{name} \
+             ClientURLs:[{}]}}}}",
+            peer_urls.join(" "),
+            client_urls.join(" ")
+        )
+    };
+    let members: Vec<String> = cluster.members.iter().map(member).collect();
+    format!("{{ClusterID:{:x} Members:[{}] RemovedMemberIDs:[]}}", cluster.cluster_id, members.join(" "))
+}
+
+/// The members of `--initial-cluster`, this one among them.
+fn initial(config: &Config) -> Result<BTreeMap<String, Vec<Url>>, String> {
+    let members =
+        parse_initial(&config.initial_cluster).map_err(|e| format!("error setting up initial cluster: {e}"))?;
+    match members.contains_key(&config.name) {
+        true => Ok(members),
+        false => Err(format!("couldn't find local name {:?} in the initial cluster configuration", config.name)),
+    }
+}
+
+fn check_duplicates(members: &BTreeMap<String, Vec<Url>>) -> Result<(), String> {
+    let mut all: Vec<&Url> = members.values().flatten().collect();
+    all.sort();
+    match all.windows(2).any(|pair| pair[0] == pair[1]) {
+        true => Err(format!("initial cluster {} has duplicate url", map_text(members))),
+        false => Ok(()),
+    }
 }
 
 /// `name=url` pairs; a name may come several times.

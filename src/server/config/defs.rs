@@ -82,7 +82,7 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "Clustering", flags: &[
         flag("initial-advertise-peer-urls", Urls, "http://localhost:2380", Works, "URLs at which the other members reach this one."),
         flag("initial-cluster", Text, "default=http://localhost:2380", Works, "The members of a new cluster, as 'name=url' pairs."),
-        flag("initial-cluster-state", OneOf(&["new", "existing"]), "new", NotYet(&[]), "'new' for a new cluster, 'existing' to join one."),
+        flag("initial-cluster-state", OneOf(&["new", "existing"]), "new", Works, "'new' for a new cluster, 'existing' to join one."),
         flag("initial-cluster-token", Text, "etcd-cluster", Works, "Tells apart clusters that are bootstrapped with the same URLs."),
         flag("advertise-client-urls", Urls, "http://localhost:2379", Works, "URLs at which clients reach this member."),
         flag("discovery", Text, "", NotYet(&[]), "URL of a v2 discovery service."),
@@ -103,9 +103,10 @@ pub const SECTIONS: &[Section] = &[
         flag("discovery-proxy", Text, "", SafeNoOp, "HTTP proxy on the way to a discovery service."),
         flag("discovery-srv", Text, "", NotYet(&[]), "Domain whose SRV records name the members."),
         flag("discovery-srv-name", Text, "", NotYet(&[]), "Suffix of the SRV service name."),
-        flag("strict-reconfig-check", Bool, "true", NotYet(&[]), "Refuse membership changes that would lose quorum."),
+        flag("strict-reconfig-check", Bool, "true", Works, "Refuse membership changes that would lose quorum."),
         flag("pre-vote", Bool, "true", Works, "Ask for votes without a new term first, so that a returning member disturbs nobody."),
-        flag("max-learners", Int, "1", NotYet(&[]), "Most learners at a time."),
+        flag("max-learners", Int, "1", Works, "Most learners at a time."),
+        flag("auto-promote-learners", Bool, "false", Works, "Lockstep only: the leader promotes a learner by itself once it has caught up."),
         flag("auto-compaction-retention", Text, "0", NotYet(&["", "0s", "0m", "0h"]), "History to keep: a time, hours without a unit, or revisions (0: all)."),
         flag("auto-compaction-mode", Text, "periodic", SafeNoOp, "'periodic' or 'revision'."),
         flag("downgrade-check-time", Duration, "5s", SafeNoOp, "Time between two checks of a downgrade."),
@@ -192,7 +193,7 @@ pub const SECTIONS: &[Section] = &[
         flag("experimental-enable-v2v3", Text, "", NotYet(&[]), "Answer the v2 API from the v3 store, under this prefix."),
     ] },
     Section { title: "Unsafe", flags: &[
-        flag("force-new-cluster", Bool, "false", NotYet(&[]), "Make a one-member cluster of this member's data."),
+        flag("force-new-cluster", Bool, "false", Works, "Make a one-member cluster of this member's data."),
         flag("unsafe-no-fsync", Bool, "false", Works, "Never fsync: a crash loses data."),
     ] },
 ];
@@ -212,6 +213,7 @@ const EXPERIMENTAL: &[(&str, &str)] = &[
     ("experimental-distributed-tracing-service-name", "distributed-tracing-service-name"),
     ("experimental-downgrade-check-time", "downgrade-check-time"),
     ("experimental-enable-distributed-tracing", "enable-distributed-tracing"),
+    ("experimental-max-learners", "max-learners"),
     ("experimental-memory-mlock", "memory-mlock"),
     ("experimental-peer-skip-client-san-verification", "peer-skip-client-san-verification"),
     ("experimental-snapshot-catch-up-entries", "snapshot-catchup-entries"),

@@ -21,6 +21,7 @@ pub use flags::{FlagSet, Note, Stop};
 pub use urls::{Scheme, Url};
 
 use super::log::LogConfig;
+use super::peer::RemoteCluster;
 
 const DEFAULT_NAME: &str = "default";
 const DEFAULT_INITIAL_CLUSTER: &str = "default=http://localhost:2380";
@@ -45,6 +46,12 @@ pub struct Config {
     /// As written; parsed by [`Config::bootstrap`], because a member that already has a log ignores it.
     pub initial_cluster: String,
     pub initial_cluster_token: String,
+    /// `--initial-cluster-state=existing`: this member was added to a cluster that is there.
+    pub joins: bool,
+    pub strict_reconfig_check: bool,
+    pub max_learners: u64,
+    pub auto_promote_learners: bool,
+    pub force_new_cluster: bool,
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub snapshot_count: u64,
@@ -150,6 +157,11 @@ fn typed(flags: &FlagSet) -> Result<Config, String> {
         initial_advertise_peer_urls: list("initial-advertise-peer-urls")?,
         initial_cluster: flags.text("initial-cluster").to_string(),
         initial_cluster_token: flags.text("initial-cluster-token").to_string(),
+        joins: flags.text("initial-cluster-state") == "existing",
+        strict_reconfig_check: flags.bool("strict-reconfig-check"),
+        max_learners: flags.u64("max-learners"),
+        auto_promote_learners: flags.bool("auto-promote-learners"),
+        force_new_cluster: flags.bool("force-new-cluster"),
         heartbeat_ms: flags.u64("heartbeat-interval"),
         election_ms: flags.u64("election-timeout"),
         snapshot_count: flags.u64("snapshot-count"),
@@ -215,5 +227,17 @@ impl Config {
     /// Blocks: names that differ are resolved, for up to 30 seconds.
     pub fn bootstrap(&self) -> Result<Bootstrap, String> {
         cluster::bootstrap(self)
+    }
+
+    /// The peer URLs of the other members of `--initial-cluster`, of whom a member that joins asks who they are.
+    pub fn peers_to_ask(&self) -> Result<Vec<String>, String> {
+        cluster::peers_to_ask(self)
+    }
+
+    /// The id that the members of the running cluster have for this one. They must be those of `--initial-cluster`.
+    ///
+    /// Blocks, as [`Config::bootstrap`].
+    pub fn join(&self, existing: &RemoteCluster) -> Result<u64, String> {
+        cluster::join(self, existing)
     }
 }

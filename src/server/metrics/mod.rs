@@ -32,6 +32,8 @@ pub struct Metrics {
     pub proposals_pending: IntGauge,
     pub heartbeat_send_failures: IntCounter,
     pub slow_apply: IntCounter,
+    learner_promotions: IntCounter,
+    learner_promotions_failed: IntCounterVec,
     pub slow_read_indexes: IntCounter,
     pub read_indexes_failed: IntCounter,
     pub health_success: IntCounter,
@@ -146,6 +148,15 @@ impl Metrics {
             heartbeat_send_failures: make.counter(
                 "etcd_server_heartbeat_send_failures_total",
                 "The total number of leader heartbeat send failures (likely overloaded from slow disk).",
+            ),
+            learner_promotions: make.counter(
+                "etcd_server_learner_promote_successes",
+                "The total number of successful learner promotions while this member is leader.",
+            ),
+            learner_promotions_failed: make.counters(
+                "etcd_server_learner_promote_failures",
+                "The total number of failed learner promotions (likely learner not ready) while this member is leader.",
+                &["Reason"],
             ),
             slow_apply: make.counter(
                 "etcd_server_slow_apply_total",
@@ -318,6 +329,15 @@ impl Metrics {
         clients.last().into_iter().for_each(count);
     }
 
+    pub fn learner_promoted(&self) {
+        self.learner_promotions.inc();
+    }
+
+    /// `reason` is one of the errors of a table.
+    pub fn learner_not_promoted(&self, reason: &'static str) {
+        self.learner_promotions_failed.with_label_values(&[reason]).inc();
+    }
+
     /// The page, in Prometheus' text format.
     pub fn page(&self, node: &Node, transport: &peer::Transport) -> Vec<u8> {
         let mut families = self.registry.gather();
@@ -343,6 +363,12 @@ impl Maker {
         let counter = IntCounter::new(name, help).expect("the name is well-formed");
         self.register(counter.clone());
         counter
+    }
+
+    fn counters(&mut self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("the name is well-formed");
+        self.register(counters.clone());
+        counters
     }
 
     fn gauge(&mut self, name: &str, help: &str) -> IntGauge {

@@ -127,6 +127,17 @@ pub(super) async fn get(url: &PeerUrl, path: &str, limit: Duration) -> Result<(H
     .await
 }
 
+/// POSTs nothing to a path over a connection of its own; any answer will do.
+pub(super) async fn post(url: &PeerUrl, path: &str, limit: Duration) -> Result<(StatusCode, Bytes), RequestError> {
+    within(limit, "the answer", async {
+        let mut link = Link::open(url).await?;
+        let response = link.send(Method::POST, path, HeaderMap::new(), Bytes::new()).await?;
+        let status = response.status();
+        Ok((status, read_body(response).await?))
+    })
+    .await
+}
+
 /// Why a request to a peer came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {

@@ -31,7 +31,7 @@ use super::identity::{
 };
 use super::outbox::{StreamBody, StreamKind};
 use super::snapshot::{self, Failure};
-use super::{READ_TIMEOUT, Refusal, Shared, client, lease, probe};
+use super::{READ_TIMEOUT, Refusal, Shared, client, lease, probe, promote};
 
 const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 64 * 1024;
@@ -113,6 +113,7 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>, remote: &str) ->
             Err(answer) => *answer,
             Ok(()) => with_cluster_id(&shared, Answer::ok("application/json", shared.handler.members_json())),
         },
+        path if path.starts_with(promote::PREFIX) => promote::serve(&shared, request).await,
         "/version" => match only(Method::GET, request.method()) {
             Err(answer) => *answer,
             Ok(()) => Answer::ok("application/json", shared.handler.version_json()),
@@ -267,7 +268,7 @@ fn checked(shared: &Shared, headers: &HeaderMap, remote: &str) -> Result<(), Box
     })
 }
 
-fn only(allowed: Method, method: &Method) -> Result<(), Box<Response<Answer>>> {
+pub(super) fn only(allowed: Method, method: &Method) -> Result<(), Box<Response<Answer>>> {
     if *method == allowed {
         return Ok(());
     }
@@ -277,7 +278,7 @@ fn only(allowed: Method, method: &Method) -> Result<(), Box<Response<Answer>>> {
     Err(Box::new(answer))
 }
 
-fn with_cluster_id(shared: &Shared, mut answer: Response<Answer>) -> Response<Answer> {
+pub(super) fn with_cluster_id(shared: &Shared, mut answer: Response<Answer>) -> Response<Answer> {
     if answer.status() != StatusCode::METHOD_NOT_ALLOWED {
         answer.headers_mut().insert(X_ETCD_CLUSTER_ID, shared.identity.cluster());
     }

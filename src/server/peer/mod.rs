@@ -11,6 +11,7 @@
 //! pipeline     POST /raft, four at a time                  probe     GET /raft/probing, every four seconds
 //! http         what a peer may ask of us                   client    what we ask of a peer outside of raft
 //! identity     headers, versions, cluster id               status    active or not, and since when
+//! promote      a member asks the leader to promote a learner
 //! snapshot     POST /raft/snapshot, both ends
 //! lease        keep-alives and times to live, from a follower to the leader
 //! ```
@@ -28,6 +29,7 @@ mod lease;
 mod outbox;
 mod pipeline;
 mod probe;
+mod promote;
 mod reader;
 mod remote;
 mod snapshot;
@@ -48,6 +50,7 @@ use tracing::{info, warn};
 pub use self::client::{ClusterError, RemoteCluster, RemoteMember, Versions, get_cluster_from_peers, get_version};
 pub use self::conn::{Listener, PeerUrl, UrlError};
 pub use self::lease::{LeaseAnswer, LeaseClient, LeaseError, LeaseFuture, LeaseQuestion};
+pub use self::promote::{PromoteAnswer, PromoteFuture, promote};
 pub use self::remote::{PeerReport, PeerStats};
 pub use self::snapshot::{Pieces, Taking};
 
@@ -106,6 +109,10 @@ pub trait Handler: Send + Sync + 'static {
     /// A peer asks about a lease; whoever does not lead says so.
     fn lease(&self, _question: LeaseQuestion) -> LeaseFuture<'_> {
         Box::pin(std::future::ready(LeaseAnswer::NotPrimary))
+    }
+    /// A member asks this one, as the leader, to promote a learner.
+    fn promote(&self, _id: u64) -> PromoteFuture<'_> {
+        Box::pin(std::future::ready(PromoteAnswer::Failed("this member promotes nobody".to_owned())))
     }
     /// Whether this member was removed from the cluster, forever.
     fn is_removed(&self, peer: u64) -> bool;

@@ -47,6 +47,10 @@ impl Client {
         hash_kv: MaintenanceClient(HashKvRequest) -> HashKvResponse;
         move_leader: MaintenanceClient(MoveLeaderRequest) -> MoveLeaderResponse;
         member_list: ClusterClient(MemberListRequest) -> MemberListResponse;
+        member_add: ClusterClient(MemberAddRequest) -> MemberAddResponse;
+        member_remove: ClusterClient(MemberRemoveRequest) -> MemberRemoveResponse;
+        member_update: ClusterClient(MemberUpdateRequest) -> MemberUpdateResponse;
+        member_promote: ClusterClient(MemberPromoteRequest) -> MemberPromoteResponse;
         lease_grant: LeaseClient(LeaseGrantRequest) -> LeaseGrantResponse;
         lease_revoke: LeaseClient(LeaseRevokeRequest) -> LeaseRevokeResponse;
         lease_time_to_live: LeaseClient(LeaseTimeToLiveRequest) -> LeaseTimeToLiveResponse;

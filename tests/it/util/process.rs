@@ -95,6 +95,24 @@ impl Cluster {
         Some(Cluster { kind, members, dir })
     }
 
+    /// A member that is to join these members of the cluster: not added, and not started. Returns its place.
+    pub fn newcomer(&mut self, of: &[usize], flags: &[&str]) -> usize {
+        let i = self.members.len();
+        let (client, peer) = (Port::reserve(), Port::reserve());
+        let name = format!("m{i}");
+        let data_dir = self.dir.path().join(format!("{name}.etcd"));
+        let member = |m: &Member| format!("{}={}", m.name, m.peer_url());
+        let mut initial: Vec<String> = of.iter().map(|i| member(&self.members[*i])).collect();
+        initial.push(format!("{name}={}", peer.url()));
+        let mut args = founder_flags(&name, &data_dir, &client, &peer, &initial);
+        args.push("--initial-cluster-state=existing".to_owned());
+        args.extend(flags.iter().map(|f| f.to_string()));
+        let log_file = self.dir.path().join(format!("{name}.log"));
+        let program = self.members[0].program.clone();
+        self.members.push(Member { name, data_dir, log_file, client, peer, program, args, child: None });
+        i
+    }
+
     /// The client URLs of all members, as `--endpoints` takes them.
     pub fn endpoints(&self) -> String {
         self.members.iter().map(Member::client_url).collect::<Vec<_>>().join(",")
@@ -169,6 +187,18 @@ impl Member {
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal(libc::SIGTERM);
         self.child.take().expect("a running member").wait().expect("a child can be waited for")
+    }
+
+    /// Waits until the process has ended by itself.
+    pub fn wait_end(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("a running member");
+        match super::start::wait(&mut child, Duration::from_secs(30)) {
+            Some(status) => status,
+            None => {
+                self.child = Some(child);
+                panic!("{} has not ended:\n{}", self.name, self.log_tail());
+            }
+        }
     }
 
     /// Sends a signal (SIGSTOP and SIGCONT pause a member).
