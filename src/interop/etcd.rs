@@ -227,7 +227,8 @@ fn key_row(key: Bytes, value: Bytes) -> Result<KeyRow, String> {
         return Err(format!("its value is one of revision {}", head.mod_revision));
     }
     let until_then = 1..=revision.main;
-    if !is_deletion && !(until_then.contains(&head.create_revision) && until_then.contains(&head.version)) {
+    let is_possible = until_then.contains(&head.create_revision) && until_then.contains(&head.version);
+    if !(is_deletion || is_possible) {
         let (created, version) = (head.create_revision, head.version);
         return Err(format!("its value says that it is version {version} of a key created at revision {created}"));
     }

@@ -84,8 +84,9 @@ fn fill(client: &Client, count: usize) {
     let granted = client.lease_grant(LeaseGrantRequest { id: 0, ttl: 9_000 }).expect("a lease").id;
     for round in 0..2 {
         for batch in (0..count / (1 + round)).step_by(100) {
-            let one =
-                |at: usize| put(format!("key{at:07}"), "v".repeat(at % 40), if at % 10 == 0 { granted } else { 0 });
+            let one = |at: usize| {
+                put(format!("key{at:07}"), "v".repeat(at % 40), if at.is_multiple_of(10) { granted } else { 0 })
+            };
             let success = (batch..batch + 100).map(one).collect();
             client.txn(TxnRequest { success, ..Default::default() }).expect("a txn");
         }
