@@ -375,7 +375,7 @@ mutations! {
         source: "canon 28: etcd's failpoints between the WAL's snapshot record and the snapshot file; etcd #18055",
         checkers: &["process", "durability", "progress"],
         trigger: ABSENCES,
-        knobs: [("log_slack_entries", 0), ("log_catch_up_entries", 0), ("segment_bytes", 4_096), ("store_commit_ms", 100), ("fsync_us", 8_000),
+        knobs: [("log_slack_entries", 0), ("log_catch_up_entries", 0), ("store_commit_ms", 100), ("fsync_us", 8_000),
             ("slow_fsync_permille", 100), ("slow_fsync_most_us", 50_000), ("fault_every_ms", 500)],
     }
 

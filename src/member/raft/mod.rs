@@ -12,7 +12,8 @@
 //!   acknowledges an entry too many: it stays off, and appends that do not follow on are refused;
 //! * it panics on messages that no correct peer sends: those never reach it ([`inbound`]);
 //! * it puts an empty entry in the place of a change of the membership that comes too early, and does not expect to
-//!   lead a cluster that it was removed from: changes wait for their turn, and a removed leader hands over ([`changes`]);
+//!   lead a cluster that it was removed from: changes wait for their turn, and a removed leader hands over
+//!   ([`changes`]);
 //! * it takes the log from memory: old entries are fetched from the write-ahead log, asynchronously ([`log`]).
 
 mod changes;
