@@ -5,7 +5,8 @@
 //! View    what readers hold: one revision, immutable, on any thread                         view.rs hash.rs
 //! Index   key -> generations of revisions, shared by both                                   index.rs key_index.rs
 //! Overlay a batch's changes until redb has them, shared by both                             overlay.rs
-//! Backend redb over the Disk port: one durable transaction a batch                         backend.rs blocks.rs row.rs
+//! Backend redb over the Disk port: one durable transaction a batch; on-line defragmentation backend.rs blocks.rs row.rs
+//!                                                                                           defrag.rs
 //! ```
 //!
 //! A change is in memory at once, visible at the next `publish`, durable after `seal`, `commit`, `committed`. This
@@ -14,6 +15,7 @@
 mod backend;
 mod blocks;
 mod compact;
+mod defrag;
 mod hash;
 mod index;
 mod key_index;
@@ -27,6 +29,7 @@ mod view;
 pub use backend::{Backend, Batch, Committed, FORMAT, OpenError};
 pub use blocks::Poison;
 pub use compact::CompactProgress;
+pub use defrag::Reopened;
 pub use hash::HashKv;
 pub use overlay::{Bucket, BucketEntry};
 pub use row::{Header, Row, Rows, header, parse_row_key, row_key};

@@ -27,8 +27,8 @@ use super::node::Node;
 use crate::member::apply::{self, Applier};
 use crate::member::boot::Booted;
 use crate::member::raft::{Consensus, Effect, Fetch, Input, Persist};
-use crate::mvcc::read::Read;
-use crate::mvcc::{Backend, Batch};
+use crate::mvcc::read::{Error as StoreError, Read};
+use crate::mvcc::{Backend, Batch, Reopened};
 use crate::ports::clock::{Clock, Instant};
 use crate::ports::network::Network;
 use crate::wal::{Spare, Wal};
@@ -153,7 +153,12 @@ impl Host {
             expected_entries: 0,
             fatal: fatal.clone(),
         };
-        let backend = BackendThread { backend, apply: to_apply.clone(), fatal: fatal.clone() };
+        let backend = BackendThread {
+            backend,
+            apply: to_apply.clone(),
+            fatal: fatal.clone(),
+            defragmenting_since: StdInstant::now(),
+        };
         let apply = ApplyThread {
             applier,
             consensus: mailbox.clone(),
@@ -418,7 +423,7 @@ enum ToApply {
 struct ApplyThread {
     applier: Applier,
     consensus: Mailbox,
-    backend: Sender<Arc<Batch>>,
+    backend: Sender<ToBackend>,
     node: Arc<Node>,
     pace: Pace,
     fatal: Fatal,
@@ -522,8 +527,13 @@ impl ApplyThread {
             Effect::Reply(reply) => self.node.replies([reply]),
             Effect::Commit(batch) => {
                 METRICS.compacted_rows.inc_by(batch.compacted_rows());
-                let _ = self.backend.send(batch);
+                let _ = self.backend.send(ToBackend::Commit(batch));
             }
+            Effect::Defragment => {
+                let _ = self.backend.send(ToBackend::Defragment);
+            }
+            Effect::Alarms(alarms) => self.node.set_alarms(alarms),
+            Effect::NoSpace => self.node.ask_for_alarm(),
             Effect::StoreDurable(index) => self.consensus.consensus(Input::StoreDurable(index)),
             Effect::Compacting => self.compact_at = Some(StdInstant::now() + self.pace.compact),
             Effect::Stop(reason) => (self.fatal)(reason),
@@ -531,29 +541,78 @@ impl ApplyThread {
     }
 }
 
+enum ToBackend {
+    Commit(Arc<Batch>),
+    Defragment,
+}
+
+/// Between two steps of a defragmentation, for everybody else who needs the disk and the processor.
+const DEFRAGMENT_PAUSE: Duration = Duration::from_millis(2);
+
 struct BackendThread {
     backend: Backend,
     apply: Sender<ToApply>,
     fatal: Fatal,
+    defragmenting_since: StdInstant,
 }
 
 impl BackendThread {
-    fn run(mut self, inbox: Receiver<Arc<Batch>>) {
-        while let Ok(batch) = inbox.recv() {
-            let started = StdInstant::now();
-            match self.backend.commit(&batch) {
-                Ok(committed) => {
-                    METRICS.backend_commit_seconds.observe(started.elapsed().as_secs_f64());
-                    let _ = self.apply.send(ToApply::Input(apply::Input::Committed(committed)));
+    fn run(mut self, inbox: Receiver<ToBackend>) {
+        loop {
+            let work = match self.backend.is_defragmenting() {
+                true => inbox.recv_timeout(DEFRAGMENT_PAUSE),
+                false => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let done = match work {
+                Ok(ToBackend::Commit(batch)) => self.commit(&batch),
+                Ok(ToBackend::Defragment) => {
+                    self.defragmenting_since = StdInstant::now();
+                    self.backend.defragment_begin().or_else(|error| self.defragmented(Err(error)))
                 }
-                Err(error) => {
-                    (self.fatal)(format!(
-                        "committing the store: {error}; what was acknowledged is in the write-ahead log: free space, \
-                         or mend the disk, then start the member again"
-                    ));
-                    return;
-                }
+                Err(RecvTimeoutError::Timeout) => match self.backend.defragment_step() {
+                    Ok(None) => Ok(()),
+                    Ok(Some(reopened)) => self.defragmented(Ok(reopened)),
+                    Err(error) => self.defragmented(Err(error)),
+                },
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if let Err(error) = done {
+                (self.fatal)(format!(
+                    "committing the store: {error}; what was acknowledged is in the write-ahead log: free space, or \
+                     mend the disk, then start the member again"
+                ));
+                return;
             }
         }
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let started = StdInstant::now();
+        let committed = self.backend.commit(batch)?;
+        METRICS.backend_commit_seconds.observe(started.elapsed().as_secs_f64());
+        METRICS.store_file_bytes.set(self.backend.file_bytes() as i64);
+        let _ = self.apply.send(ToApply::Input(apply::Input::Committed(committed)));
+        Ok(())
+    }
+
+    /// The store goes on where a defragmentation could not be done; the error is one that leaves it unable to.
+    fn defragmented(&mut self, done: Result<Reopened, StoreError>) -> Result<(), StoreError> {
+        if self.backend.has_failed() {
+            return done.map(drop);
+        }
+        if let Ok(Reopened { before_bytes, after_bytes, .. }) = &done {
+            let took = self.defragmenting_since.elapsed();
+            METRICS.defragment_seconds.observe(took.as_secs_f64());
+            METRICS.store_file_bytes.set(*after_bytes as i64);
+            tracing::info!(
+                "current-db-size-bytes-diff" = *after_bytes as i64 - *before_bytes as i64,
+                "current-db-size-bytes" = after_bytes,
+                took = ?took,
+                "finished defragmenting the store's file"
+            );
+        }
+        let done = done.map_err(|error| error.to_string());
+        let _ = self.apply.send(ToApply::Input(apply::Input::Defragmented(done)));
+        Ok(())
     }
 }

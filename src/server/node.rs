@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lockstep_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
+use lockstep_proto::etcdserverpb::{AlarmMember, InternalRaftRequest, RequestHeader};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::sync::watch;
@@ -49,6 +49,9 @@ pub struct Node {
     pub(super) watching: Vec<Arc<Watching>>,
     published: Published,
     status: RwLock<Status>,
+    alarms: RwLock<Arc<[AlarmMember]>>,
+    /// `--quota-backend-bytes`.
+    pub(super) quota: i64,
     membership: watch::Sender<Arc<Membership>>,
     /// The leader, 0 when there is none.
     leader: watch::Sender<u64>,
@@ -93,6 +96,7 @@ pub(super) struct Parts {
     pub leaderless: Duration,
     pub mailbox: Mailbox,
     pub leases: Leases,
+    pub quota: i64,
     pub clock: RealClock,
     pub desks: Vec<Arc<Desk>>,
     pub watching: Vec<Arc<Watching>>,
@@ -117,6 +121,8 @@ impl Node {
             watching: parts.watching,
             published: Published { view: RwLock::new(parts.view), waiting: Mutex::default() },
             status: RwLock::new(parts.status),
+            alarms: RwLock::new(Arc::default()),
+            quota: parts.quota,
             membership: watch::Sender::new(parts.membership),
             leader: watch::Sender::new(parts.status.leader),
             stopping: watch::Sender::new(false),
@@ -178,6 +184,13 @@ impl Node {
         self.mailbox.inputs(proposals.collect());
     }
 
+    /// Puts a request into the log, wherever it leads. Nobody waits for it.
+    pub(super) fn propose_unheard(&self, mut request: InternalRaftRequest) {
+        request.header = Some(RequestHeader { id: self.next_id(), ..Default::default() });
+        let data = request.encode_to_vec().into();
+        self.mailbox.consensus(Input::Propose(Proposal { data, expires: self.expires(), term: None }));
+    }
+
     /// The keys of a lease, as of what this member has applied.
     pub(super) async fn lease_keys(&self, lease: i64) -> Result<Vec<Bytes>, EtcdError> {
         self.check_running()?;
@@ -204,6 +217,15 @@ impl Node {
 
     pub fn status(&self) -> Status {
         *self.status.read()
+    }
+
+    pub fn raised_alarms(&self) -> Arc<[AlarmMember]> {
+        self.alarms.read().clone()
+    }
+
+    /// Returns what there were before.
+    pub(super) fn replace_alarms(&self, alarms: Vec<AlarmMember>) -> Arc<[AlarmMember]> {
+        std::mem::replace(&mut *self.alarms.write(), alarms.into())
     }
 
     pub fn membership(&self) -> Arc<Membership> {
@@ -258,7 +280,7 @@ impl Node {
         self.local_view()
     }
 
-    fn desk(&self) -> Arc<Desk> {
+    pub(super) fn desk(&self) -> Arc<Desk> {
         Desk::here().unwrap_or_else(|| self.desks[0].clone())
     }
 

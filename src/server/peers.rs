@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lockstep_proto::raftpb;
 
+use super::corruption;
 use super::host::Mailbox;
 use super::leases::Unable;
 use super::log::FATAL;
@@ -172,6 +173,15 @@ impl peer::Handler for PeerHandler {
                 Ok(answer) => answer,
                 Err(Unable::NotPrimary) => LeaseAnswer::NotPrimary,
                 Err(Unable::Failed(_)) => LeaseAnswer::NotReady,
+            }
+        })
+    }
+
+    fn hash_kv(&self, revision: i64) -> peer::HashFuture<'_> {
+        Box::pin(async move {
+            match self.node.get() {
+                Some(node) => corruption::answer(node, revision).await,
+                None => Err("this member cannot say yet".to_owned()),
             }
         })
     }

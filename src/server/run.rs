@@ -22,7 +22,7 @@ use super::metrics::METRICS;
 use super::node::{self, Node};
 use super::peers::{PeerHandler, ask_peers, follow_membership};
 use super::workers::Workers;
-use super::{api, attend, http, peer, watching};
+use super::{api, attend, compactor, corruption, http, peer, space, watching};
 use crate::member::apply::Effect;
 use crate::member::boot::{self, Booted};
 use crate::member::membership::Member;
@@ -86,6 +86,9 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
 
     let Disks { data, wal, _lock } = open_disks(&config)?;
     let booted = boot_member(&config, data, wal).await?;
+    if config.initial_corrupt_check {
+        check_initially(&config, &booted).await?;
+    }
     let member = Running::start(&config, booted, shell);
     let mut signals = Signals::listen()?;
 
@@ -111,6 +114,13 @@ async fn serve(config: Config, shell: Shell) -> Result<i32, String> {
     tokio::spawn(follow_membership(node.clone(), member.transport.clone()));
     tokio::spawn(attend::log_cluster_version(node.clone()));
     tokio::spawn(attend::decide_cluster_version(node.clone()));
+    tokio::spawn(space::look_after(node.clone(), config.quota_auto_heal));
+    if let Some(retention) = config.auto_compaction {
+        tokio::spawn(compactor::run(node.clone(), retention));
+    }
+    if config.corrupt_check_ms > 0 {
+        tokio::spawn(corruption::check_every(node.clone(), Duration::from_millis(config.corrupt_check_ms)));
+    }
 
     // As in etcd, clients wait in the listeners' queues until the member is part of a cluster that works.
     let client_urls = strings(&config.advertise_client_urls);
@@ -282,6 +292,16 @@ async fn name_founders(config: &Config, boot_config: &mut boot::Config) -> Resul
     Ok(())
 }
 
+/// Whether this member agrees with the others, before it takes part.
+async fn check_initially(config: &Config, booted: &Booted) -> Result<(), String> {
+    let (view, membership) = (booted.applier.view(), booted.applier.membership());
+    corruption::check_initially(view, membership, booted.member_id, request_timeout(config)).await
+}
+
+fn request_timeout(config: &Config) -> Duration {
+    REQUEST_TIMEOUT + Duration::from_millis(2 * config.election_ms)
+}
+
 /// On a thread that may block.
 async fn boot_apart(
     disk: &Arc<dyn Disk>,
@@ -317,6 +337,8 @@ struct Running {
 impl Running {
     fn start(config: &Config, mut booted: Booted, shell: Shell) -> Running {
         let Shell { workers, connections, mailbox, inbox, clock } = shell;
+        space::log_quota(config.quota_backend_bytes);
+        booted.applier.set_quota(space::quota(config.quota_backend_bytes));
         let first = booted.applier.start();
         let view =
             first.iter().find_map(|e| if let Effect::Publish { view, .. } = e { Some(view.clone()) } else { None });
@@ -326,10 +348,11 @@ impl Running {
             cluster_id: booted.cluster_id,
             epoch: booted.epoch,
             max_request_bytes: config.max_request_bytes as usize,
-            request_timeout: REQUEST_TIMEOUT + Duration::from_millis(2 * config.election_ms),
+            request_timeout: request_timeout(config),
             leaderless: Duration::from_millis(LEADERLESS_ELECTIONS * config.election_ms),
             mailbox: mailbox.clone(),
             leases: Leases::new(config.election_ms, config.heartbeat_ms),
+            quota: config.quota_backend_bytes,
             clock,
             desks: workers.open_desks(&mailbox, clock),
             watching,

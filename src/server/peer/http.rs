@@ -30,7 +30,7 @@ use super::identity::{
     X_ETCD_CLUSTER_ID, X_PEER_URLS, X_RAFT_TO, X_SERVER_FROM, X_SERVER_VERSION, hex, parse_hex, text,
 };
 use super::outbox::{StreamBody, StreamKind};
-use super::{READ_TIMEOUT, Refusal, Shared, client, lease, probe};
+use super::{READ_TIMEOUT, Refusal, Shared, client, hash, lease, probe};
 
 const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 64 * 1024;
@@ -111,6 +111,10 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>, remote: &str) ->
         "/members" => match only(Method::GET, request.method()) {
             Err(answer) => *answer,
             Ok(()) => with_cluster_id(&shared, Answer::ok("application/json", shared.handler.members_json())),
+        },
+        hash::PATH => match only(Method::GET, request.method()) {
+            Err(answer) => *answer,
+            Ok(()) => with_cluster_id(&shared, hash::serve(&shared, request).await),
         },
         "/version" => match only(Method::GET, request.method()) {
             Err(answer) => *answer,

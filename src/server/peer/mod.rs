@@ -11,6 +11,7 @@
 //! pipeline     POST /raft, four at a time                  probe     GET /raft/probing, every four seconds
 //! http         what a peer may ask of us                   client    what we ask of a peer outside of raft
 //! identity     headers, versions, cluster id               status    active or not, and since when
+//! hash         the hash of a member's history, for its peers
 //! lease        keep-alives and times to live, from a follower to the leader
 //! ```
 //!
@@ -21,6 +22,7 @@
 pub mod client;
 pub mod codec;
 mod conn;
+mod hash;
 mod http;
 mod identity;
 mod lease;
@@ -45,6 +47,7 @@ use tracing::{info, warn};
 
 pub use self::client::{ClusterError, RemoteCluster, RemoteMember, Versions, get_cluster_from_peers, get_version};
 pub use self::conn::{Listener, PeerUrl, UrlError};
+pub use self::hash::{HashError, HashFuture, PeerHash, get_hash_kv};
 pub use self::lease::{LeaseAnswer, LeaseClient, LeaseError, LeaseFuture, LeaseQuestion};
 pub use self::remote::{PeerReport, PeerStats};
 
@@ -99,6 +102,10 @@ pub trait Handler: Send + Sync + 'static {
     /// A peer asks about a lease; whoever does not lead says so.
     fn lease(&self, _question: LeaseQuestion) -> LeaseFuture<'_> {
         Box::pin(std::future::ready(LeaseAnswer::NotPrimary))
+    }
+    /// A peer asks for the hash of the history up to a revision. The error is what it is told.
+    fn hash_kv(&self, _revision: i64) -> HashFuture<'_> {
+        Box::pin(std::future::ready(Err("this member cannot say yet".to_owned())))
     }
     /// Whether this member was removed from the cluster, forever.
     fn is_removed(&self, peer: u64) -> bool;
