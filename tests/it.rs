@@ -70,6 +70,8 @@ mod processes;
 mod rot;
 #[path = "it/scenarios.rs"]
 mod scenarios;
+#[path = "it/space.rs"]
+mod space;
 #[path = "it/sim_program.rs"]
 mod sim_program;
 #[path = "it/wal.rs"]

@@ -22,7 +22,10 @@ use lockstep::ports::clock::Instant;
 use lockstep::ports::dice::SeededDice;
 use lockstep::wal::{self, Wal};
 use lockstep::{mutation, sometimes};
-use lockstep_proto::etcdserverpb::{InternalRaftRequest, PutResponse, RequestHeader, ResponseHeader, WatchRequest};
+use lockstep_proto::etcdserverpb::alarm_request::AlarmAction;
+use lockstep_proto::etcdserverpb::{
+    AlarmRequest, AlarmType, InternalRaftRequest, PutResponse, RequestHeader, ResponseHeader, WatchRequest,
+};
 use lockstep_proto::raftpb;
 use prost::Message;
 
@@ -38,6 +41,9 @@ pub struct Setup {
     pub raft: boot::RaftConfig,
     pub segment_bytes: u64,
     pub store_cache_bytes: usize,
+    /// Of a defragmentation.
+    pub copy_step_bytes: usize,
+    pub quota_bytes: Option<u64>,
     pub watch: watch::Options,
     pub lease: lease::Settings,
 }
@@ -57,6 +63,8 @@ impl Default for Setup {
             },
             segment_bytes: 1 << 16,
             store_cache_bytes: 1 << 20,
+            copy_step_bytes: 4 << 10,
+            quota_bytes: None,
             watch: watch::Options::default(),
             lease: lease::Settings::new(1_000),
         }
@@ -77,7 +85,7 @@ impl Setup {
             founders: (1..=self.members).map(founder).collect(),
             wal_dir: boot::WAL_DIR.to_owned(),
             wal: wal::Options { segment_bytes: self.segment_bytes, sync: true },
-            store: mvcc::Options { cache_bytes: self.store_cache_bytes },
+            store: mvcc::Options { cache_bytes: self.store_cache_bytes, copy_step_bytes: self.copy_step_bytes },
             raft: self.raft.clone(),
         }
     }
@@ -144,6 +152,9 @@ pub struct SimMember {
     now: Instant,
 }
 
+/// How long a member stands by its wish to raise an alarm.
+const ALARM_PATIENCE_MS: u64 = 10_000;
+
 /// What a crash takes.
 struct Life {
     consensus: Consensus,
@@ -157,6 +168,8 @@ struct Life {
     appended: Option<u64>,
     apply: VecDeque<apply::Input>,
     batches: VecDeque<Arc<Batch>>,
+    /// A defragmentation is asked for.
+    defragments: bool,
     compaction_waits: bool,
     view: Arc<View>,
     /// Requests that a client waits for here.
@@ -182,6 +195,8 @@ pub struct Queues {
     pub unsynced: bool,
     pub apply: usize,
     pub batches: usize,
+    /// A defragmentation is asked for, or under way.
+    pub defragments: bool,
     pub compaction: bool,
     /// Publishes that the watch machine has not taken.
     pub published: usize,
@@ -221,6 +236,7 @@ impl SimMember {
         let booted = boot::boot(disk.clone(), disk, &self.setup.boot_config(self.id)).map_err(|e| e.to_string())?;
         let Booted { member_id, epoch, repaired: _, consensus, mut applier, wal, backend, .. } = booted;
         assert_eq!(member_id, self.id, "the disk is this member's");
+        applier.set_quota(self.setup.quota_bytes);
         let first = applier.start();
         let view = first
             .iter()
@@ -237,6 +253,7 @@ impl SimMember {
             appended: None,
             apply: VecDeque::new(),
             batches: VecDeque::new(),
+            defragments: false,
             compaction_waits: false,
             view,
             requests: BTreeSet::new(),
@@ -374,17 +391,30 @@ impl SimMember {
         }
     }
 
-    /// The backend commits one batch.
+    /// The backend commits one batch, or goes on with a defragmentation.
     pub fn store_commit(&mut self) -> Vec<Event> {
-        if let Some(life) = &mut self.life
-            && let Some(batch) = life.batches.pop_front()
-        {
-            match life.backend.commit(&batch) {
-                Ok(committed) => life.apply.push_back(apply::Input::Committed(committed)),
-                Err(error) => self.die(error.to_string()),
+        if let Some(life) = &mut self.life {
+            let done = match life.batches.pop_front() {
+                Some(batch) => {
+                    sometimes!(life.backend.is_defragmenting(), "commit beside a defragmentation");
+                    let committed = life.backend.commit(&batch);
+                    committed.map(|committed| life.apply.push_back(apply::Input::Committed(committed)))
+                }
+                None => life.defragment(),
+            };
+            if let Err(error) = done {
+                self.die(error.to_string());
             }
         }
         self.take_events()
+    }
+
+    /// Somebody wants the store's file to be written anew: queued for apply.
+    pub fn defragment(&mut self) {
+        if let Some(life) = &mut self.life {
+            let id = life.next_id(self.id);
+            life.apply.push_back(apply::Input::Defragment { id });
+        }
     }
 
     // Watches.
@@ -489,6 +519,7 @@ impl SimMember {
             unsynced: life.appended.is_some(),
             apply: life.apply.len(),
             batches: life.batches.len(),
+            defragments: life.defragments || life.backend.is_defragmenting(),
             compaction: life.compaction_waits,
             published: life.watching.waiting().0,
             watch: life.watching.waiting() != (0, false),
@@ -568,6 +599,20 @@ impl SimMember {
                     self.events.push(Event::Reply { request: reply.id, result: reply.result });
                 }
             }
+            apply::Effect::Alarms(_) => {}
+            apply::Effect::NoSpace => {
+                let alarm = AlarmRequest {
+                    action: AlarmAction::Activate as i32,
+                    member_id: self.id,
+                    alarm: AlarmType::Nospace as i32,
+                };
+                let mut request = InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+                request.header = Some(RequestHeader { id: life.next_id(self.id), ..Default::default() });
+                let data = request.encode_to_vec().into();
+                let expires = Instant(self.now.0 + ALARM_PATIENCE_MS);
+                life.inbox.push(Input::Propose(Proposal { data, expires, term: None }));
+            }
+            apply::Effect::Defragment => life.defragments = true,
             apply::Effect::Commit(batch) => {
                 self.events.push(Event::Batch { consistent_index: batch.consistent_index() });
                 life.batches.push_back(batch);
@@ -602,6 +647,29 @@ impl Life {
     fn next_id(&mut self, member: u64) -> u64 {
         self.sequence += 1;
         ids::first_request(member, self.epoch).wrapping_add(self.sequence)
+    }
+
+    /// A step of the defragmentation that is under way, or the first of one that is asked for. Only an error that the
+    /// store does not survive is one.
+    fn defragment(&mut self) -> Result<(), mvcc::read::Error> {
+        let stepped = if self.backend.is_defragmenting() {
+            self.backend.defragment_step()
+        } else if std::mem::take(&mut self.defragments) {
+            self.backend.defragment_begin().map(|()| None)
+        } else {
+            return Ok(());
+        };
+        let done = match stepped {
+            Ok(None) => return Ok(()),
+            Ok(Some(reopened)) => {
+                sometimes!("store defragmented");
+                Ok(reopened)
+            }
+            Err(error) if self.backend.has_failed() => return Err(error),
+            Err(error) => Err(error.to_string()),
+        };
+        self.apply.push_back(apply::Input::Defragmented(done));
+        Ok(())
     }
 
     /// An answer as it would be if nothing could go wrong from here on. Forgets that a client waits.

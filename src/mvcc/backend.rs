@@ -23,6 +23,7 @@ use super::defrag::{self, Copy, Old};
 use super::overlay::{Bucket, BucketEntry, Overlay, Seq};
 use super::read::{Error, Revision};
 use super::row::{ROW_KEY_LEN, Row, Rows, parse_row_key, row_key};
+use super::store::Options;
 use crate::ports::disk::{Disk, DiskFile, Open};
 
 /// The version of the tables and what is in them; a newer file is refused.
@@ -172,7 +173,7 @@ pub struct Backend {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) path: String,
     pub(super) file: Blocks,
-    pub(super) cache_bytes: usize,
+    pub(super) options: Options,
     live: Live,
     pub(super) failed: bool,
     /// Held by every reader of the file.
@@ -186,14 +187,14 @@ pub struct Backend {
 
 impl Backend {
     /// Opens the file, creating it when it is missing. A creation that was cut short leaves only a temporary name.
-    pub(super) fn open(disk: &Arc<dyn Disk>, path: &str, cache_bytes: usize) -> Result<Backend, OpenError> {
+    pub(super) fn open(disk: &Arc<dyn Disk>, path: &str, options: Options) -> Result<Backend, OpenError> {
         let io = |doing| move |source| OpenError::Io { path: path.to_string(), doing, source };
         if !disk.exists(path).map_err(io("looking for"))? {
             create(disk, path)?;
         }
         let blocks = Blocks::held(disk, path).map_err(io("opening"))?;
         check_magic(blocks.file(), path)?;
-        let backend = open_blocks(disk, blocks, path, cache_bytes)?;
+        let backend = open_blocks(disk, blocks, path, options)?;
         backend.check_format()?;
         Ok(backend)
     }
@@ -541,11 +542,11 @@ fn check_magic(file: &dyn DiskFile, path: &str) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn open_blocks(disk: &Arc<dyn Disk>, blocks: Blocks, path: &str, cache_bytes: usize) -> Result<Backend, OpenError> {
+fn open_blocks(disk: &Arc<dyn Disk>, blocks: Blocks, path: &str, options: Options) -> Result<Backend, OpenError> {
     let io = |source| OpenError::Io { path: path.to_string(), doing: "opening", source };
     let backend = DiskBackend(blocks.clone());
     let mut builder = Database::builder();
-    builder.set_cache_size(cache_bytes);
+    builder.set_cache_size(options.cache_bytes);
     // A rotten page is found now (0.5 s for a million rows, which are about to be read anyway), not served later.
     builder.set_check_integrity_on_open(!mutation!(RottedPageAccepted));
     match builder.create_with_backend(backend) {
@@ -554,7 +555,7 @@ fn open_blocks(disk: &Arc<dyn Disk>, blocks: Blocks, path: &str, cache_bytes: us
             disk: disk.clone(),
             path: path.to_string(),
             file: blocks,
-            cache_bytes,
+            options,
             live: Live::default(),
             failed: false,
             readers: Arc::default(),

@@ -26,8 +26,7 @@ use super::read::Error;
 use super::row::{ROW_KEY_LEN, row_key};
 use crate::ports::disk::Disk;
 
-/// What a step copies at most, and looks at.
-const STEP_BYTES: usize = 1 << 20;
+/// What a step copies at most, beside [`Options::copy_step_bytes`](super::Options).
 const STEP_ENTRIES: usize = 10_000;
 /// Copied bytes after which the copy is synced, so that the last sync has little left to do.
 const SYNC_BYTES: usize = 16 << 20;
@@ -111,7 +110,7 @@ impl Backend {
             remove_leftover(&*self.disk, &self.path).map_err(redb::Error::Io)?;
             let file = Blocks::copy(&self.disk, &copy_path(&self.path), &self.file, HEADROOM_BYTES);
             let file = file.map_err(redb::Error::Io)?;
-            let db = create_tables(&file, self.cache_bytes)?;
+            let db = create_tables(&file, self.options.cache_bytes)?;
             Ok(Copy { db, file, place: Place::default(), unsynced_bytes: 0 })
         });
         match begun {
@@ -133,7 +132,7 @@ impl Backend {
         }
         let mut copy = self.copy.take().expect("a step of a defragmentation that has begun");
         let stepped = guarded(|| {
-            if !copy.step(self.db())? {
+            if !copy.step(self.db(), self.options.copy_step_bytes)? {
                 return Ok(None);
             }
             let before_bytes = self.file.len().map_err(redb::Error::Io)?;
@@ -218,10 +217,10 @@ impl Copy {
     }
 
     /// Copies the next entries of `from`; true when there are no more, and all is durable.
-    fn step(&mut self, from: &Database) -> Result<bool, redb::Error> {
+    fn step(&mut self, from: &Database, bytes: usize) -> Result<bool, redb::Error> {
         let read = from.begin_read()?;
         let mut txn = self.db.begin_write()?;
-        let mut budget = Budget { bytes: STEP_BYTES, entries: STEP_ENTRIES };
+        let mut budget = Budget { bytes, entries: STEP_ENTRIES };
         while self.place.table < Bucket::ALL.len() && budget.is_left() {
             let name = table(Bucket::ALL[self.place.table]);
             let (source, mut target) = (read.open_table(name)?, txn.open_table(name)?);
@@ -261,7 +260,7 @@ impl Copy {
             }
             is_done = budget.is_left();
         }
-        self.unsynced_bytes += STEP_BYTES.saturating_sub(budget.bytes);
+        self.unsynced_bytes += bytes.saturating_sub(budget.bytes);
         let durability = match is_done || self.unsynced_bytes >= SYNC_BYTES {
             true => {
                 self.unsynced_bytes = 0;

@@ -30,11 +30,13 @@ use crate::ports::disk::Disk;
 pub struct Options {
     /// What redb may keep of the file in memory.
     pub cache_bytes: usize,
+    /// What a step of a defragmentation copies at most.
+    pub copy_step_bytes: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cache_bytes: 64 << 20 }
+        Options { cache_bytes: 64 << 20, copy_step_bytes: 1 << 20 }
     }
 }
 
@@ -77,7 +79,7 @@ impl Store {
     /// reading every row once, and takes up a compaction that was scheduled but not finished.
     pub fn open(disk: Arc<dyn Disk>, path: &str, options: Options) -> Result<(Store, Backend), OpenError> {
         guard_damage(path, || {
-            let mut backend = Backend::open(&disk, path, options.cache_bytes)?;
+            let mut backend = Backend::open(&disk, path, options)?;
             let restored = Restored::read(&backend);
             if restored.is_err() {
                 // What is damaged stays as it is, for whoever inspects it.

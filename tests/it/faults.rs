@@ -89,6 +89,7 @@ fn lines_are_read() {
         "restart 3 for 200ms",
         "pause 3 for 2s",
         "slow-start 3 by 2s for 10s",
+        "defragment 3",
         "clock-offset 3 ahead 500ms for 2s",
         "clock-offset 3 behind 500ms for 2s",
         "clock-drift 3 fast 200 permille for 5s",
