@@ -70,10 +70,10 @@ mod processes;
 mod rot;
 #[path = "it/scenarios.rs"]
 mod scenarios;
-#[path = "it/space.rs"]
-mod space;
 #[path = "it/sim_program.rs"]
 mod sim_program;
+#[path = "it/space.rs"]
+mod space;
 #[path = "it/wal.rs"]
 mod wal;
 #[path = "it/watch.rs"]

@@ -204,8 +204,8 @@ impl Backend {
         let removed = remove_leftover(&*self.disk, &self.path);
         let left = removed.err().map(|e| format!(" (removing {}: {e})", copy_path(&self.path))).unwrap_or_default();
         Error::Storage(format!(
-            "defragmenting the store {}: {error}{left}; it goes on in the file it has: make room for a copy of it, then \
-             defragment again",
+            "defragmenting the store {}: {error}{left}; it goes on in the file it has: make room for a copy of it, \
+             then defragment again",
             self.path
         ))
     }

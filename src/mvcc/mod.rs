@@ -5,8 +5,8 @@
 //! View    what readers hold: one revision, immutable, on any thread                         view.rs hash.rs
 //! Index   key -> generations of revisions, shared by both                                   index.rs key_index.rs
 //! Overlay a batch's changes until redb has them, shared by both                             overlay.rs
-//! Backend redb over the Disk port: one durable transaction a batch; on-line defragmentation backend.rs blocks.rs row.rs
-//!                                                                                           defrag.rs
+//! Backend redb over the Disk port: one durable transaction a batch                         backend.rs blocks.rs row.rs
+//!         a new file for it, while it is in use                                             defrag.rs
 //! ```
 //!
 //! A change is in memory at once, visible at the next `publish`, durable after `seal`, `commit`, `committed`. This

@@ -97,7 +97,8 @@ pub async fn check_initially(
 
 /// As the leader, every so often. Runs until the member stops.
 pub async fn check_every(node: Arc<Node>, interval: Duration) {
-    info!("local-member-id" = %format_args!("{:x}", node.member_id), interval = ?interval, "enabled corruption checking");
+    let local = format!("{:x}", node.member_id);
+    info!("local-member-id" = %local, interval = ?interval, "enabled corruption checking");
     let mut stopping = node.watch_stopping();
     loop {
         tokio::select! {

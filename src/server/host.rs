@@ -567,6 +567,7 @@ impl BackendThread {
                 Ok(ToBackend::Commit(batch)) => self.commit(&batch),
                 Ok(ToBackend::Defragment) => {
                     self.defragmenting_since = StdInstant::now();
+                    METRICS.defragmenting.set(1);
                     self.backend.defragment_begin().or_else(|error| self.defragmented(Err(error)))
                 }
                 Err(RecvTimeoutError::Timeout) => match self.backend.defragment_step() {
@@ -611,6 +612,7 @@ impl BackendThread {
                 "finished defragmenting the store's file"
             );
         }
+        METRICS.defragmenting.set(0);
         let done = done.map_err(|error| error.to_string());
         let _ = self.apply.send(ToApply::Input(apply::Input::Defragmented(done)));
         Ok(())

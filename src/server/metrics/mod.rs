@@ -40,6 +40,7 @@ pub struct Metrics {
     pub wal_written_bytes: IntGauge,
     pub backend_commit_seconds: Histogram,
     pub defragment_seconds: Histogram,
+    pub defragmenting: IntGauge,
     pub store_file_bytes: IntGauge,
     pub puts: IntCounter,
     pub deletes: IntCounter,
@@ -176,6 +177,10 @@ impl Metrics {
                 "etcd_disk_backend_defrag_duration_seconds",
                 "The latency distribution of backend defragmentation.",
                 exponential_buckets(0.1, 2.0, 13).expect("the buckets are well-formed"),
+            ),
+            defragmenting: make.gauge(
+                "etcd_disk_defrag_inflight",
+                "Whether or not defrag is active on the member. 1 means active, 0 means not.",
             ),
             store_file_bytes: make
                 .gauge("lockstep_store_file_bytes", "The length of the store's file: what it takes of the disk."),
