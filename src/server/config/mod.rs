@@ -208,7 +208,8 @@ fn auto_compaction(flags: &FlagSet) -> Result<Option<Retention>, String> {
         Ok(number) if number >= 0 && is_periodic => number.saturating_mul(HOUR_NS),
         Ok(number) if number >= 0 => number,
         _ if text.is_empty() => 0,
-        _ => value::parse_duration_ns(text).map_err(|e| format!("error parsing CompactionRetention: {e}"))?,
+        _ => value::parse_duration_ns(text)
+            .map_err(|_| format!("error parsing CompactionRetention: time: invalid duration {text:?}"))?,
     };
     Ok(match u64::try_from(amount) {
         Ok(0) | Err(_) => None,
