@@ -2,8 +2,9 @@
 //!
 //! The run switches log segments, commits the store, compacts and defragments it. In the k-th round the power of one
 //! member fails after its k-th disk operation, wherever in the code that is; what was not synced is lost, torn or
-//! kept; then it starts again, sometimes to be cut off once more while it recovers. Rounds go on until the run ends before the power fails,
-//! so k is exhaustive. Each round draws its way of losing from its number; `CRASH_ALL_LOSSES=1` tries them all.
+//! kept; then it starts again, sometimes to be cut off once more while it recovers. Rounds go on until the run ends
+//! before the power fails, so k is exhaustive. Each round draws its way of losing from its number;
+//! `CRASH_ALL_LOSSES=1` tries them all.
 
 use lockstep::member::apply::Response;
 use lockstep_proto::etcdserverpb::{CompactionRequest, InternalRaftRequest};
