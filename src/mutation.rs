@@ -329,6 +329,16 @@ mutations! {
         knobs: [("store_commit_ms", 100)],
     }
 
+    /// The copy that a defragmentation makes keeps the consistent index that it began with. A crash before the next
+    /// commit makes the member apply what the copy already holds.
+    DefragmentedIndexStale "defragmented-index-stale" {
+        about: "commits beside a defragmentation do not move the consistent index of its copy",
+        source: "canon 6: etcd #14685",
+        checkers: DIVERGED,
+        trigger: RESTARTS,
+        knobs: [("store_commit_ms", 100)],
+    }
+
     /// The consistent index is read one too low at boot, and the last entry is applied a second time.
     AppliedAgainAfterRestart "applied-again-after-restart" {
         about: "the entry at the consistent index is applied again after a restart",

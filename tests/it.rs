@@ -81,6 +81,8 @@ mod scenarios;
 mod sim_program;
 #[path = "it/snapshot.rs"]
 mod snapshot;
+#[path = "it/space.rs"]
+mod space;
 #[path = "it/wal.rs"]
 mod wal;
 #[path = "it/watch.rs"]

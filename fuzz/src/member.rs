@@ -258,7 +258,7 @@ impl Drop for Member {
 }
 
 fn open(disk: &MemDisk) -> (Applier, Backend, Arc<View>) {
-    let options = Options { cache_bytes: 1 << 20 };
+    let options = Options { cache_bytes: 1 << 20, ..Options::default() };
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let (store, backend) = Store::open(disk, "member/snap/db", options).expect("the store opens");
     let view = store.view();

@@ -143,6 +143,22 @@ impl Calm {
         self.happened(id, events);
     }
 
+    /// The store's file is to be written anew; [`Calm::store_step`] does it piece by piece.
+    pub fn defragment(&mut self, id: u64) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        member.defragment();
+        let events = member.apply(usize::MAX);
+        self.happened(id, events);
+    }
+
+    /// What waits for the store: a batch, or a step of a defragmentation.
+    pub fn store_step(&mut self, id: u64) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let mut events = member.store_commit();
+        events.extend(member.apply(usize::MAX));
+        self.happened(id, events);
+    }
+
     /// The key as this member's newest view has it.
     pub fn get(&self, id: u64, key: &[u8]) -> Option<KeyValue> {
         let view = self.members[&id].view()?;

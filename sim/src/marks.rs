@@ -149,4 +149,12 @@ pub const OTHERS: &[&str] = &[
     "new leader's messages waited for its term's fsync",
     // What no correct peer sends.
     "message refused that no correct peer sends",
+    // Space.
+    "half-made copy of the store removed",
+    "commit not repeated in the copy of the store",
+    "defragmentation given up",
+    "defragmentation asked for while one was under way",
+    "request exceeded the quota",
+    "commit beside a defragmentation",
+    "store defragmented",
 ];

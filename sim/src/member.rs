@@ -24,7 +24,10 @@ use lockstep::ports::dice::SeededDice;
 use lockstep::ports::disk::Disk;
 use lockstep::wal::{self, Wal};
 use lockstep::{mutation, sometimes};
-use lockstep_proto::etcdserverpb::{InternalRaftRequest, PutResponse, RequestHeader, ResponseHeader, WatchRequest};
+use lockstep_proto::etcdserverpb::alarm_request::AlarmAction;
+use lockstep_proto::etcdserverpb::{
+    AlarmRequest, AlarmType, InternalRaftRequest, PutResponse, RequestHeader, ResponseHeader, WatchRequest,
+};
 use lockstep_proto::raftpb;
 use prost::Message;
 
@@ -40,6 +43,9 @@ pub struct Setup {
     pub raft: boot::RaftConfig,
     pub segment_bytes: u64,
     pub store_cache_bytes: usize,
+    /// Of a defragmentation.
+    pub copy_step_bytes: usize,
+    pub quota_bytes: Option<u64>,
     pub watch: watch::Options,
     pub lease: lease::Settings,
     /// The member was added to the cluster: it has an empty log and nobody's founding.
@@ -62,6 +68,8 @@ impl Default for Setup {
             },
             segment_bytes: 1 << 16,
             store_cache_bytes: 1 << 20,
+            copy_step_bytes: 4 << 10,
+            quota_bytes: None,
             watch: watch::Options::default(),
             lease: lease::Settings::new(1_000),
             joins: false,
@@ -85,7 +93,7 @@ impl Setup {
             force_new_cluster: false,
             wal_dir: boot::WAL_DIR.to_owned(),
             wal: wal::Options { segment_bytes: self.segment_bytes, sync: true },
-            store: mvcc::Options { cache_bytes: self.store_cache_bytes },
+            store: mvcc::Options { cache_bytes: self.store_cache_bytes, copy_step_bytes: self.copy_step_bytes },
             raft: self.raft.clone(),
         }
     }
@@ -159,6 +167,9 @@ pub struct SimMember {
     now: Instant,
 }
 
+/// How long a member stands by its wish to raise an alarm.
+const ALARM_PATIENCE_MS: u64 = 10_000;
+
 /// What a crash takes.
 struct Life {
     consensus: Consensus,
@@ -176,6 +187,8 @@ struct Life {
     /// The snapshot that was received and is neither installed nor refused yet.
     receiving: Option<u64>,
     batches: VecDeque<Arc<Batch>>,
+    /// A defragmentation is asked for.
+    defragments: bool,
     compaction_waits: bool,
     view: Arc<View>,
     /// Requests that a client waits for here.
@@ -207,6 +220,8 @@ pub struct Queues {
     pub unsynced: bool,
     pub apply: usize,
     pub batches: usize,
+    /// A defragmentation is asked for, or under way.
+    pub defragments: bool,
     pub compaction: bool,
     /// Publishes that the watch machine has not taken.
     pub published: usize,
@@ -246,6 +261,7 @@ impl SimMember {
         let booted = boot::boot(disk.clone(), disk, &self.setup.boot_config(self.id)).map_err(|e| e.to_string())?;
         let Booted { member_id, epoch, repaired: _, consensus, mut applier, wal, backend, .. } = booted;
         assert_eq!(member_id, self.id, "the disk is this member's");
+        applier.set_quota(self.setup.quota_bytes);
         let first = applier.start();
         let view = first
             .iter()
@@ -264,6 +280,7 @@ impl SimMember {
             kept: None,
             receiving: None,
             batches: VecDeque::new(),
+            defragments: false,
             compaction_waits: false,
             view,
             requests: BTreeSet::new(),
@@ -421,7 +438,11 @@ impl SimMember {
     fn install(&mut self, index: u64) -> Result<(), String> {
         let Some(life) = &mut self.life else { return Ok(()) };
         life.batches.clear();
-        life.apply.retain(|work| !matches!(work, ApplyWork::Input(apply::Input::Committed(_))));
+        life.backend.give_up_copy();
+        life.defragments = false;
+        let is_of_former =
+            |input: &apply::Input| matches!(input, apply::Input::Committed(_) | apply::Input::Defragmented(_));
+        life.apply.retain(|work| !matches!(work, ApplyWork::Input(input) if is_of_former(input)));
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let options = mvcc::Options { cache_bytes: self.setup.store_cache_bytes };
         let (store, backend) = snapshot::install(&disk, index, options).map_err(|e| e.to_string())?;
@@ -479,17 +500,31 @@ impl SimMember {
         }
     }
 
-    /// The backend commits one batch.
+    /// The backend commits one batch, or goes on with a defragmentation.
     pub fn store_commit(&mut self) -> Vec<Event> {
-        if let Some(life) = &mut self.life
-            && let Some(batch) = life.batches.pop_front()
-        {
-            match life.backend.commit(&batch) {
-                Ok(committed) => life.apply.push_back(ApplyWork::Input(apply::Input::Committed(committed))),
-                Err(error) => self.die(error.to_string()),
+        if let Some(life) = &mut self.life {
+            let done = match life.batches.pop_front() {
+                Some(batch) => {
+                    sometimes!(life.backend.is_defragmenting(), "commit beside a defragmentation");
+                    let committed = life.backend.commit(&batch);
+                    let told = |committed| life.apply.push_back(ApplyWork::Input(apply::Input::Committed(committed)));
+                    committed.map(told)
+                }
+                None => life.defragment(),
+            };
+            if let Err(error) = done {
+                self.die(error.to_string());
             }
         }
         self.take_events()
+    }
+
+    /// Somebody wants the store's file to be written anew: queued for apply.
+    pub fn defragment(&mut self) {
+        if let Some(life) = &mut self.life {
+            let id = life.next_id(self.id);
+            life.apply.push_back(ApplyWork::Input(apply::Input::Defragment { id }));
+        }
     }
 
     // Watches.
@@ -594,6 +629,7 @@ impl SimMember {
             unsynced: life.appended.is_some(),
             apply: life.apply.len(),
             batches: life.batches.len(),
+            defragments: life.defragments || life.backend.is_defragmenting(),
             compaction: life.compaction_waits,
             published: life.watching.waiting().0,
             watch: life.watching.waiting() != (0, false),
@@ -696,6 +732,20 @@ impl SimMember {
                     self.events.push(Event::Reply { request: reply.id, result: reply.result });
                 }
             }
+            apply::Effect::Alarms(_) => {}
+            apply::Effect::NoSpace => {
+                let alarm = AlarmRequest {
+                    action: AlarmAction::Activate as i32,
+                    member_id: self.id,
+                    alarm: AlarmType::Nospace as i32,
+                };
+                let mut request = InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+                request.header = Some(RequestHeader { id: life.next_id(self.id), ..Default::default() });
+                let data = request.encode_to_vec().into();
+                let expires = Instant(self.now.0 + ALARM_PATIENCE_MS);
+                life.inbox.push(Input::Propose(Proposal { data, expires, term: None }));
+            }
+            apply::Effect::Defragment => life.defragments = true,
             apply::Effect::Commit(batch) => {
                 self.events.push(Event::Batch { consistent_index: batch.consistent_index() });
                 life.batches.push_back(batch);
@@ -749,6 +799,29 @@ impl Life {
         };
         message.snapshot.get_or_insert_default().data = Some(body.into());
         Some(message)
+    }
+
+    /// A step of the defragmentation that is under way, or the first of one that is asked for. Only an error that the
+    /// store does not survive is one.
+    fn defragment(&mut self) -> Result<(), mvcc::read::Error> {
+        let stepped = if self.backend.is_defragmenting() {
+            self.backend.defragment_step()
+        } else if std::mem::take(&mut self.defragments) {
+            self.backend.defragment_begin().map(|()| None)
+        } else {
+            return Ok(());
+        };
+        let done = match stepped {
+            Ok(None) => return Ok(()),
+            Ok(Some(reopened)) => {
+                sometimes!("store defragmented");
+                Ok(reopened)
+            }
+            Err(error) if self.backend.has_failed() => return Err(error),
+            Err(error) => Err(error.to_string()),
+        };
+        self.apply.push_back(ApplyWork::Input(apply::Input::Defragmented(done)));
+        Ok(())
     }
 
     /// An answer as it would be if nothing could go wrong from here on. Forgets that a client waits.

@@ -19,9 +19,11 @@ use redb::{
 };
 
 use super::blocks::{Blocks, Poison, directory};
+use super::defrag::{self, Copy, Old};
 use super::overlay::{Bucket, BucketEntry, Overlay, Seq};
 use super::read::{Error, Revision};
 use super::row::{ROW_KEY_LEN, Row, Rows, parse_row_key, row_key};
+use super::store::Options;
 use crate::ports::disk::{Disk, DiskFile, Open};
 
 /// The version of the tables and what is in them; a newer file is refused.
@@ -45,6 +47,8 @@ const REDB_MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 const BBOLT_MAGIC_AT: usize = 16;
 const BBOLT_MAGIC: [u8; 4] = 0xED0C_DAED_u32.to_le_bytes();
 const LEAST_FILE: u64 = 4096;
+/// Enough to make an empty store.
+const NEW_CACHE_BYTES: usize = 1 << 20;
 
 pub(super) const fn table(bucket: Bucket) -> BucketTable {
     TableDefinition::new(bucket.name())
@@ -117,6 +121,13 @@ pub struct Live {
 }
 
 impl Live {
+    /// What a freshly written file would take: entries, their keys, and a page's rounding.
+    pub fn size_bytes(&self) -> u64 {
+        const ENTRY: u64 = 8;
+        const EMPTY_FILE: u64 = 20 * 1024;
+        EMPTY_FILE + (self.bytes + self.entries * ENTRY).next_multiple_of(4096)
+    }
+
     pub fn add(&mut self, key: usize, value: usize) {
         self.entries += 1;
         self.bytes += (key + value) as u64;
@@ -158,23 +169,32 @@ impl StorageBackend for DiskBackend {
 #[derive(Debug)]
 pub struct Backend {
     /// `None` only while it is dropped.
-    db: Option<Database>,
-    path: String,
-    file: Blocks,
+    pub(super) db: Option<Database>,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) path: String,
+    pub(super) file: Blocks,
+    pub(super) options: Options,
     live: Live,
-    failed: bool,
+    pub(super) failed: bool,
+    /// Held by every reader of the file.
+    pub(super) readers: Arc<()>,
+    /// Files that this one took the place of, as long as somebody reads them.
+    pub(super) old: Vec<Old>,
+    pub(super) copy: Option<Copy>,
+    /// Why the copy is gone, until somebody asks.
+    pub(super) copy_error: Option<Error>,
 }
 
 impl Backend {
     /// Opens the file, creating it when it is missing. A creation that was cut short leaves only a temporary name.
-    pub(super) fn open(disk: &Arc<dyn Disk>, path: &str, cache_bytes: usize) -> Result<Backend, OpenError> {
+    pub(super) fn open(disk: &Arc<dyn Disk>, path: &str, options: Options) -> Result<Backend, OpenError> {
         let io = |doing| move |source| OpenError::Io { path: path.to_string(), doing, source };
         if !disk.exists(path).map_err(io("looking for"))? {
             create(disk, path)?;
         }
         let blocks = Blocks::held(disk, path).map_err(io("opening"))?;
         check_magic(blocks.file(), path)?;
-        let backend = open_blocks(blocks, path, cache_bytes)?;
+        let backend = open_blocks(disk, blocks, path, options)?;
         backend.check_format()?;
         Ok(backend)
     }
@@ -182,7 +202,18 @@ impl Backend {
     /// The store is found right: from here on what it says to be durable is durable. Opening alone changes nothing on
     /// the disk, so a store that is refused stays as it is. The first commit implies it.
     pub fn keep(&mut self) -> Result<(), Error> {
-        self.file.release().map_err(|error| Error::Storage(format!("writing to the store {}: {error}", self.path)))
+        let kept = self.file.release().and_then(|()| defrag::remove_leftover(&*self.disk, &self.path));
+        kept.map_err(|error| Error::Storage(format!("writing to the store {}: {error}", self.path)))
+    }
+
+    /// Whether an error has left it unknown what is durable: nothing is committed any more.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// The length of the file.
+    pub fn file_bytes(&self) -> u64 {
+        self.file.len().unwrap_or(0)
     }
 
     /// Makes a batch durable: one transaction, the consistent index in it.
@@ -199,6 +230,8 @@ impl Backend {
         match result {
             Ok((live, reader)) => {
                 self.live = live;
+                self.repeat_in_copy(batch);
+                self.old.retain(Old::is_read);
                 let reader = Arc::new(reader);
                 Ok(Committed { reader, consistent_index: batch.consistent_index, live, seq: batch.seq })
             }
@@ -233,10 +266,10 @@ impl Backend {
         let txn = self.db().begin_read()?;
         let rows = txn.open_table(ROWS)?;
         let buckets = Bucket::ALL.iter().map(|&b| txn.open_table(table(b))).collect::<Result<_, _>>()?;
-        Ok(Reader { rows, buckets })
+        Ok(Reader { rows, buckets, _file: self.readers.clone() })
     }
 
-    fn db(&self) -> &Database {
+    pub(super) fn db(&self) -> &Database {
         self.db.as_ref().expect("the backend is being dropped")
     }
 
@@ -313,15 +346,21 @@ impl Drop for Backend {
     /// redb closes the file, which reads and writes it; on a rotten one it may panic, and a shutdown is no time for
     /// that.
     fn drop(&mut self) {
-        let db = self.db.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
+        close(self.copy.take().map(Copy::into_db));
+        close(self.db.take());
     }
+}
+
+pub(super) fn close(db: Option<Database>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
 }
 
 /// One redb read transaction with its tables open. It pins the pages it can see, so nobody keeps one for long.
 pub struct Reader {
     rows: ReadOnlyTable<&'static [u8; ROW_KEY_LEN], &'static [u8]>,
     buckets: Vec<ReadOnlyTable<&'static [u8], &'static [u8]>>,
+    /// The file stays open meanwhile.
+    _file: Arc<()>,
 }
 
 impl std::fmt::Debug for Reader {
@@ -390,7 +429,7 @@ impl Reader {
 }
 
 /// What can go wrong while redb is at work.
-enum Trouble {
+pub(super) enum Trouble {
     Redb(redb::Error),
     Shape(&'static str),
     Ours(Error),
@@ -404,7 +443,7 @@ impl<E: Into<redb::Error>> From<E> for Trouble {
 
 /// Runs `f`, which is redb at work on a file that may have rotted since it was opened: redb checks what it reads by
 /// assertions, so a panic in there is an error like any other, and the member stops in good order.
-fn guarded<T>(f: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Error> {
+pub(super) fn guarded<T>(f: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Error> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(Trouble::Redb(error))) => Err(Error::Storage(error.to_string())),
@@ -462,17 +501,22 @@ fn create(disk: &Arc<dyn Disk>, path: &str) -> Result<(), OpenError> {
         disk.remove(&temporary).map_err(io("removing a half-made copy of"))?;
     }
     let blocks = Blocks::direct(disk, &temporary, Open::CreateNew).map_err(io("creating"))?;
-    let made = || -> Result<(), redb::Error> {
-        let db = Database::builder().create_with_backend(DiskBackend(blocks.clone()))?;
-        let txn = db.begin_write()?;
-        begin(&txn)?;
-        txn.commit()?;
-        Ok(db.close()?)
-    };
-    made().map_err(|e| OpenError::Io { path: path.to_string(), doing: "creating", source: io::Error::other(e) })?;
+    let made = create_tables(&blocks, NEW_CACHE_BYTES).and_then(|db| Ok(db.close()?));
+    made.map_err(|e| OpenError::Io { path: path.to_string(), doing: "creating", source: io::Error::other(e) })?;
     blocks.file().sync_data().map_err(io("creating"))?;
     disk.rename(&temporary, path).map_err(io("naming"))?;
     disk.sync_dir(directory).map_err(io("syncing the directory of"))
+}
+
+/// A store without anything in it, in a new file.
+pub(super) fn create_tables(blocks: &Blocks, cache_bytes: usize) -> Result<Database, redb::Error> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(cache_bytes);
+    let db = builder.create_with_backend(DiskBackend(blocks.clone()))?;
+    let txn = db.begin_write()?;
+    begin(&txn)?;
+    txn.commit()?;
+    Ok(db)
 }
 
 /// Every table that a store has, and what it is.
@@ -504,17 +548,27 @@ fn check_magic(file: &dyn DiskFile, path: &str) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn open_blocks(blocks: Blocks, path: &str, cache_bytes: usize) -> Result<Backend, OpenError> {
+fn open_blocks(disk: &Arc<dyn Disk>, blocks: Blocks, path: &str, options: Options) -> Result<Backend, OpenError> {
     let io = |source| OpenError::Io { path: path.to_string(), doing: "opening", source };
     let backend = DiskBackend(blocks.clone());
     let mut builder = Database::builder();
-    builder.set_cache_size(cache_bytes);
+    builder.set_cache_size(options.cache_bytes);
     // A rotten page is found now (0.5 s for a million rows, which are about to be read anyway), not served later.
     builder.set_check_integrity_on_open(!mutation!(RottedPageAccepted));
     match builder.create_with_backend(backend) {
-        Ok(db) => {
-            Ok(Backend { db: Some(db), path: path.to_string(), file: blocks, live: Live::default(), failed: false })
-        }
+        Ok(db) => Ok(Backend {
+            db: Some(db),
+            disk: disk.clone(),
+            path: path.to_string(),
+            file: blocks,
+            options,
+            live: Live::default(),
+            failed: false,
+            readers: Arc::default(),
+            old: Vec::new(),
+            copy: None,
+            copy_error: None,
+        }),
         Err(redb::DatabaseError::Storage(redb::StorageError::Io(source))) => Err(io(source)),
         Err(redb::DatabaseError::UpgradeRequired(found)) => {
             let detail = format!("redb file format {found}, which only older programs read");

@@ -58,8 +58,10 @@ pub struct Blocks {
 struct Shared {
     disk: Arc<dyn Disk>,
     file: Arc<dyn DiskFile>,
-    path: String,
+    path: RwLock<String>,
     poison: Poison,
+    /// Growing leaves so much of the disk to others.
+    headroom: u64,
     sums: RwLock<Vec<AtomicU32>>,
     held: RwLock<Option<Held>>,
 }
@@ -75,9 +77,24 @@ impl Blocks {
     /// Opens the file; writes go to it at once.
     pub fn direct(disk: &Arc<dyn Disk>, path: &str, how: Open) -> io::Result<Blocks> {
         let file = disk.open(path, how)?;
-        let (disk, path) = (disk.clone(), path.to_owned());
-        let (poison, sums, held) = (Poison::default(), RwLock::default(), RwLock::default());
-        Ok(Blocks { shared: Arc::new(Shared { disk, file, path, poison, sums, held }) })
+        Ok(Blocks::new(disk.clone(), file, path, Poison::default(), 0))
+    }
+
+    /// A new file that is to take the place of `of`, and dies with it.
+    pub fn copy(disk: &Arc<dyn Disk>, path: &str, of: &Blocks, headroom: u64) -> io::Result<Blocks> {
+        of.poison().check()?;
+        let file = disk.open(path, Open::CreateNew)?;
+        Ok(Blocks::new(disk.clone(), file, path, of.poison().clone(), headroom))
+    }
+
+    fn new(disk: Arc<dyn Disk>, file: Arc<dyn DiskFile>, path: &str, poison: Poison, headroom: u64) -> Blocks {
+        let (path, sums, held) = (RwLock::new(path.to_owned()), RwLock::default(), RwLock::default());
+        Blocks { shared: Arc::new(Shared { disk, file, path, poison, headroom, sums, held }) }
+    }
+
+    /// The file has another name now.
+    pub fn renamed(&self, path: &str) {
+        *self.shared.path.write() = path.to_owned();
     }
 
     /// Opens the file; writes are held until [`Blocks::release`].
@@ -103,7 +120,7 @@ impl Blocks {
         let mut held = self.shared.held.write();
         let Some(Held { len, mut blocks }) = held.take() else { return Ok(()) };
         let file = &self.shared.file;
-        let suspect = suspect_path(&self.shared.path);
+        let suspect = suspect_path(&self.shared.path.read());
         let is_suspect = self.shared.disk.exists(&suspect)?;
         if is_suspect {
             self.shared.write_again()?;
@@ -179,7 +196,11 @@ impl Blocks {
             held.blocks.retain(|block, _| block * BLOCK_BYTES < len);
             return Ok(());
         }
-        self.shared.file.set_len(len)?;
+        let file = &self.shared.file;
+        if self.shared.headroom > 0 && len > file.len()? {
+            file.allocate(len + self.shared.headroom)?;
+        }
+        file.set_len(len)?;
         self.shared.sums.write().truncate((len / BLOCK_BYTES) as usize);
         Ok(())
     }
@@ -220,7 +241,7 @@ impl Shared {
             if known == UNKNOWN {
                 self.remember(block, sum);
             } else if known != sum && !mutation!(RottedPageAccepted) {
-                let (from, path) = (block as u64 * BLOCK_BYTES, &self.path);
+                let (from, path) = (block as u64 * BLOCK_BYTES, self.path.read());
                 let text = format!(
                     "{path} is damaged: the {BLOCK_BYTES} bytes at offset {from} are not what was read or written \
                      there before; the disk may be failing: keep the file for inspection, then restore the member \
@@ -247,7 +268,7 @@ impl Shared {
         let result = self.file.sync_data();
         if result.is_err() {
             // The first error is the one to tell.
-            let suspect = suspect_path(&self.path);
+            let suspect = suspect_path(&self.path.read());
             let marked = self.disk.open(&suspect, Open::CreateOrExisting);
             let _ = marked.and_then(|_| self.disk.sync_dir(directory(&suspect)));
         }

@@ -7,6 +7,7 @@
 //! Overlay a batch's changes until redb has them, shared by both                             overlay.rs
 //! Loader  a whole store written in one go                                                  bulk.rs
 //! Backend redb over the Disk port: one durable transaction a batch                         backend.rs blocks.rs row.rs
+//!         a new file for it, while it is in use                                             defrag.rs
 //! ```
 //!
 //! A change is in memory at once, visible at the next `publish`, durable after `seal`, `commit`, `committed`. This
@@ -16,6 +17,7 @@ mod backend;
 mod blocks;
 mod bulk;
 mod compact;
+mod defrag;
 mod hash;
 mod index;
 mod key_index;
@@ -30,6 +32,7 @@ pub use backend::{Backend, Batch, Committed, FORMAT, OpenError};
 pub use blocks::Poison;
 pub use bulk::Loader;
 pub use compact::CompactProgress;
+pub use defrag::Reopened;
 pub use hash::{HashKv, Survivors};
 pub use overlay::{Bucket, BucketEntry};
 pub use row::{Header, Row, Rows, header, is_tombstone, parse_row_key, row_key};

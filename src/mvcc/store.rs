@@ -16,9 +16,10 @@ use super::backend::{
     OpenError, Reader, guard_damage,
 };
 use super::compact::Compaction;
+use super::defrag::Reopened;
 use super::index::Index;
 use super::key_index::Mark;
-use super::overlay::{Bucket, BucketEntry, Overlay};
+use super::overlay::{Bucket, BucketEntry, Overlay, Seq};
 use super::read::{Error, Revision};
 use super::row::{ROW_KEY_LEN, Row, encode, header, parse_row_key};
 use super::txn::WriteTxn;
@@ -29,11 +30,13 @@ use crate::ports::disk::Disk;
 pub struct Options {
     /// What redb may keep of the file in memory.
     pub cache_bytes: usize,
+    /// What a step of a defragmentation copies at most.
+    pub copy_step_bytes: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cache_bytes: 64 << 20 }
+        Options { cache_bytes: 64 << 20, copy_step_bytes: 1 << 20 }
     }
 }
 
@@ -49,6 +52,8 @@ pub struct Store {
     /// What the next view will show, but for the applied index.
     stamp: Stamp,
     durable_index: u64,
+    /// The last change that redb has.
+    durable_seq: Seq,
     view: Arc<View>,
     pub(super) compaction: Compaction,
     attachments: Vec<(Bytes, i64)>,
@@ -74,7 +79,7 @@ impl Store {
     /// reading every row once, and takes up a compaction that was scheduled but not finished.
     pub fn open(disk: Arc<dyn Disk>, path: &str, options: Options) -> Result<(Store, Backend), OpenError> {
         guard_damage(path, || {
-            let mut backend = Backend::open(&disk, path, options.cache_bytes)?;
+            let mut backend = Backend::open(&disk, path, options)?;
             let restored = Restored::read(&backend);
             if restored.is_err() {
                 // What is damaged stays as it is, for whoever inspects it.
@@ -100,6 +105,7 @@ impl Store {
             live,
             stamp,
             durable_index: consistent_index,
+            durable_seq: 0,
             compaction: Compaction::resume(finished, scheduled),
             index,
             base,
@@ -132,6 +138,11 @@ impl Store {
     /// The revision up to which history is compacted, finished or not; -1 when it never was.
     pub fn compact_revision(&self) -> i64 {
         self.stamp.compact_rev
+    }
+
+    /// As [`View::size_bytes`], now.
+    pub fn size_bytes(&self) -> u64 {
+        self.stamp.live.size_bytes()
     }
 
     /// Keys in the index, deleted but not yet compacted ones included.
@@ -212,13 +223,25 @@ impl Store {
         let committing = self.committing.take().expect("a batch is committed only after it was sealed");
         assert_eq!(committing.batch.seq, done.seq, "the batch in flight is the one committed");
         self.durable_index = done.consistent_index;
+        self.durable_seq = done.seq;
         self.live = done.live;
         self.rebase(done.reader);
         self.measure();
-        // The last view need not pin the older transaction, unless redb now holds what that view may not see.
+        self.show_durable();
+    }
+
+    /// The store was defragmented: what redb holds is read from its new file from now on, and the old one goes as
+    /// soon as no view needs it.
+    pub fn reopened(&mut self, done: Reopened) {
+        self.rebase(done.reader);
+        self.show_durable();
+    }
+
+    /// The last view need not pin an older transaction, unless redb now holds what that view may not see.
+    fn show_durable(&mut self) {
         let shown = *self.view.stamp();
-        sometimes!(shown.seq < done.seq, "view kept the older transaction of the store");
-        if shown.seq >= done.seq {
+        sometimes!(shown.seq < self.durable_seq, "view kept the older transaction of the store");
+        if shown.seq >= self.durable_seq {
             self.show(shown);
         }
     }

@@ -65,10 +65,7 @@ impl View {
     /// What the live entries would fill in a freshly written file: entries, their keys, and a page's rounding. For
     /// quotas and `dbSize`.
     pub fn size_bytes(&self) -> u64 {
-        let live = self.stamp.live;
-        const ENTRY: u64 = 8;
-        const EMPTY_FILE: u64 = 20 * 1024;
-        EMPTY_FILE + (live.bytes + live.entries * ENTRY).next_multiple_of(4096)
+        self.stamp.live.size_bytes()
     }
 
     /// The bytes of all live entries, keys included.

@@ -13,9 +13,8 @@ impl Health for Node {
         self.status().leader != 0
     }
 
-    /// None can be raised yet: nothing here raises one.
     fn alarms(&self) -> Vec<(u64, AlarmType)> {
-        Vec::new()
+        self.raised_alarms().iter().map(|a| (a.member_id, a.alarm())).collect()
     }
 
     fn is_learner(&self) -> bool {

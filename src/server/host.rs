@@ -28,8 +28,8 @@ use super::snapshots::Snapshots;
 use crate::member::apply::{self, Applier};
 use crate::member::boot::Booted;
 use crate::member::raft::{Consensus, Effect, Fetch, Input, Persist};
-use crate::mvcc::read::Read;
-use crate::mvcc::{Backend, Batch, Store};
+use crate::mvcc::read::{Error as StoreError, Read};
+use crate::mvcc::{Backend, Batch, Reopened, Store};
 use crate::ports::clock::{Clock, Instant};
 use crate::ports::network::Network;
 use crate::wal::{Spare, Wal};
@@ -155,8 +155,13 @@ impl Host {
             expected_entries: 0,
             fatal: fatal.clone(),
         };
-        let backend =
-            BackendThread { backend, apply: to_apply.clone(), snapshots: snapshots.clone(), fatal: fatal.clone() };
+        let backend = BackendThread {
+            backend,
+            apply: to_apply.clone(),
+            snapshots: snapshots.clone(),
+            fatal: fatal.clone(),
+            defragmenting_since: StdInstant::now(),
+        };
         let apply = ApplyThread {
             applier,
             consensus: mailbox.clone(),
@@ -446,6 +451,7 @@ enum ToApply {
 
 enum ToBackend {
     Commit(Arc<Batch>),
+    Defragment,
     /// A received snapshot takes the store's place.
     Install(u64),
     /// A received snapshot is of no use.
@@ -526,7 +532,9 @@ impl ApplyThread {
     /// What the store that goes still has to say is taken at once, what comes after the snapshot waits for its store.
     fn sort(&mut self, input: apply::Input, inputs: &mut Vec<apply::Input>) {
         match &mut self.parked {
-            Some(parked) if !matches!(input, apply::Input::Committed(_)) => parked.push(input),
+            Some(parked) if !matches!(input, apply::Input::Committed(_) | apply::Input::Defragmented(_)) => {
+                parked.push(input)
+            }
             _ => inputs.push(input),
         }
     }
@@ -597,6 +605,11 @@ impl ApplyThread {
                 METRICS.compacted_rows.inc_by(batch.compacted_rows());
                 let _ = self.backend.send(ToBackend::Commit(batch));
             }
+            Effect::Defragment => {
+                let _ = self.backend.send(ToBackend::Defragment);
+            }
+            Effect::Alarms(alarms) => self.node.set_alarms(alarms),
+            Effect::NoSpace => self.node.ask_for_alarm(),
             Effect::StoreDurable(index) => self.consensus.consensus(Input::StoreDurable(index)),
             Effect::Snapshot { view, meta } => {
                 self.snapshots.keep(view);
@@ -608,46 +621,93 @@ impl ApplyThread {
     }
 }
 
+/// Between two steps of a defragmentation, for everybody else who needs the disk and the processor.
+const DEFRAGMENT_PAUSE: Duration = Duration::from_millis(2);
+
 struct BackendThread {
     backend: Backend,
     apply: Sender<ToApply>,
     snapshots: Arc<Snapshots>,
     fatal: Fatal,
+    defragmenting_since: StdInstant,
 }
 
 impl BackendThread {
     fn run(mut self, inbox: Receiver<ToBackend>) {
-        while let Ok(work) = inbox.recv() {
-            let batch = match work {
-                ToBackend::Commit(batch) => batch,
-                ToBackend::Install(index) => match self.snapshots.install(index) {
-                    Ok((store, backend)) => {
-                        // Readers of the former store keep what they need of it.
-                        self.backend = backend;
-                        let _ = self.apply.send(ToApply::Installed(Box::new(store)));
-                        continue;
-                    }
-                    Err(reason) => return (self.fatal)(reason),
-                },
-                ToBackend::Discard(index) => {
-                    self.snapshots.discard(index);
-                    continue;
-                }
+        loop {
+            let work = match self.backend.is_defragmenting() {
+                true => inbox.recv_timeout(DEFRAGMENT_PAUSE),
+                false => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            let started = StdInstant::now();
-            match self.backend.commit(&batch) {
-                Ok(committed) => {
-                    METRICS.backend_commit_seconds.observe(started.elapsed().as_secs_f64());
-                    let _ = self.apply.send(ToApply::Input(apply::Input::Committed(committed)));
+            let done = match work {
+                Ok(ToBackend::Commit(batch)) => self.commit(&batch),
+                Ok(ToBackend::Defragment) => {
+                    self.defragmenting_since = StdInstant::now();
+                    METRICS.defragmenting.set(1);
+                    self.backend.defragment_begin().or_else(|error| self.defragmented(Err(error)))
                 }
-                Err(error) => {
-                    (self.fatal)(format!(
-                        "committing the store: {error}; what was acknowledged is in the write-ahead log: free space, \
-                         or mend the disk, then start the member again"
-                    ));
-                    return;
+                Ok(ToBackend::Install(index)) => {
+                    self.backend.give_up_copy();
+                    METRICS.defragmenting.set(0);
+                    match self.snapshots.install(index) {
+                        Ok((store, backend)) => {
+                            // Readers of the former store keep what they need of it.
+                            self.backend = backend;
+                            let _ = self.apply.send(ToApply::Installed(Box::new(store)));
+                            Ok(())
+                        }
+                        Err(reason) => return (self.fatal)(reason),
+                    }
                 }
+                Ok(ToBackend::Discard(index)) => {
+                    self.snapshots.discard(index);
+                    Ok(())
+                }
+                Err(RecvTimeoutError::Timeout) => match self.backend.defragment_step() {
+                    Ok(None) => Ok(()),
+                    Ok(Some(reopened)) => self.defragmented(Ok(reopened)),
+                    Err(error) => self.defragmented(Err(error)),
+                },
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if let Err(error) = done {
+                (self.fatal)(format!(
+                    "committing the store: {error}; what was acknowledged is in the write-ahead log: free space, or \
+                     mend the disk, then start the member again"
+                ));
+                return;
             }
         }
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let started = StdInstant::now();
+        let committed = self.backend.commit(batch)?;
+        METRICS.backend_commit_seconds.observe(started.elapsed().as_secs_f64());
+        METRICS.store_file_bytes.set(self.backend.file_bytes() as i64);
+        let _ = self.apply.send(ToApply::Input(apply::Input::Committed(committed)));
+        Ok(())
+    }
+
+    /// The store goes on where a defragmentation could not be done; the error is one that leaves it unable to.
+    fn defragmented(&mut self, done: Result<Reopened, StoreError>) -> Result<(), StoreError> {
+        if self.backend.has_failed() {
+            return done.map(drop);
+        }
+        if let Ok(Reopened { before_bytes, after_bytes, .. }) = &done {
+            let took = self.defragmenting_since.elapsed();
+            METRICS.defragment_seconds.observe(took.as_secs_f64());
+            METRICS.store_file_bytes.set(*after_bytes as i64);
+            tracing::info!(
+                "current-db-size-bytes-diff" = *after_bytes as i64 - *before_bytes as i64,
+                "current-db-size-bytes" = after_bytes,
+                took = ?took,
+                "finished defragmenting the store's file"
+            );
+        }
+        METRICS.defragmenting.set(0);
+        let done = done.map_err(|error| error.to_string());
+        let _ = self.apply.send(ToApply::Input(apply::Input::Defragmented(done)));
+        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lockstep_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
+use lockstep_proto::etcdserverpb::{AlarmMember, InternalRaftRequest, RequestHeader};
 use lockstep_proto::raftpb::ConfChange;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
@@ -52,6 +52,9 @@ pub struct Node {
     pub(super) watching: Vec<Arc<Watching>>,
     published: Published,
     status: RwLock<Status>,
+    alarms: RwLock<Arc<[AlarmMember]>>,
+    /// `--quota-backend-bytes`.
+    pub(super) quota: i64,
     membership: watch::Sender<Arc<Membership>>,
     is_learner: AtomicBool,
     /// As the leader: how far each member's log is known to agree.
@@ -101,6 +104,7 @@ pub(super) struct Parts {
     pub leaderless: Duration,
     pub mailbox: Mailbox,
     pub leases: Leases,
+    pub quota: i64,
     pub clock: RealClock,
     pub desks: Vec<Arc<Desk>>,
     pub watching: Vec<Arc<Watching>>,
@@ -127,6 +131,8 @@ impl Node {
             status: RwLock::new(parts.status),
             is_learner: AtomicBool::new(is_learner(&parts.membership, parts.member_id)),
             progress: RwLock::default(),
+            alarms: RwLock::new(Arc::default()),
+            quota: parts.quota,
             membership: watch::Sender::new(parts.membership),
             leader: watch::Sender::new(parts.status.leader),
             stopping: watch::Sender::new(false),
@@ -202,6 +208,13 @@ impl Node {
         self.mailbox.inputs(proposals.collect());
     }
 
+    /// Puts a request into the log, wherever it leads. Nobody waits for it.
+    pub(super) fn propose_unheard(&self, mut request: InternalRaftRequest) {
+        request.header = Some(RequestHeader { id: self.next_id(), ..Default::default() });
+        let data = request.encode_to_vec().into();
+        self.mailbox.consensus(Input::Propose(Proposal { data, expires: self.expires(), term: None }));
+    }
+
     /// The keys of a lease, as of what this member has applied.
     pub(super) async fn lease_keys(&self, lease: i64) -> Result<Vec<Bytes>, EtcdError> {
         self.check_running()?;
@@ -228,6 +241,15 @@ impl Node {
 
     pub fn status(&self) -> Status {
         *self.status.read()
+    }
+
+    pub fn raised_alarms(&self) -> Arc<[AlarmMember]> {
+        self.alarms.read().clone()
+    }
+
+    /// Returns what there were before.
+    pub(super) fn replace_alarms(&self, alarms: Vec<AlarmMember>) -> Arc<[AlarmMember]> {
+        std::mem::replace(&mut *self.alarms.write(), alarms.into())
     }
 
     pub fn membership(&self) -> Arc<Membership> {
@@ -310,7 +332,7 @@ impl Node {
         self.local_view()
     }
 
-    fn desk(&self) -> Arc<Desk> {
+    pub(super) fn desk(&self) -> Arc<Desk> {
         Desk::here().unwrap_or_else(|| self.desks[0].clone())
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use lockstep_proto::raftpb;
 use parking_lot::Mutex;
 
+use super::corruption;
 use super::host::Mailbox;
 use super::leases::Unable;
 use super::log::FATAL;
@@ -238,6 +239,15 @@ impl peer::Handler for PeerHandler {
                 Err(EtcdError::MemberNotLearner) => PromoteAnswer::NotLearner,
                 Err(EtcdError::LearnerNotReady) => PromoteAnswer::NotReady,
                 Err(error) => PromoteAnswer::Failed(error.to_string()),
+            }
+        })
+    }
+
+    fn hash_kv(&self, revision: i64) -> peer::HashFuture<'_> {
+        Box::pin(async move {
+            match self.node.get() {
+                Some(node) => corruption::answer(node, revision).await,
+                None => Err("this member cannot say yet".to_owned()),
             }
         })
     }

@@ -25,7 +25,7 @@ use super::peers::{PeerHandler, REMOVED, ask_peers, follow_membership};
 use super::reconfigure::Reconfigure;
 use super::snapshots::Snapshots;
 use super::workers::Workers;
-use super::{api, attend, http, peer, watching};
+use super::{api, attend, compactor, corruption, http, peer, space, watching};
 use crate::member::apply::Effect;
 use crate::member::boot::{self, Booted};
 use crate::member::membership::Member;
@@ -106,6 +106,9 @@ async fn serve(config: Config, shell: Shell) -> Result<Stopped, String> {
     let Disks { data, wal, _lock } = open_disks(&config)?;
     let snapshots = Arc::new(Snapshots::new(data.clone(), mvcc::Options::default()));
     let (booted, remotes) = boot_member(&config, data, wal).await?;
+    if config.initial_corrupt_check {
+        check_initially(&config, &booted).await?;
+    }
     let member = Running::start(&config, booted, remotes, snapshots, shell);
     let mut signals = Signals::listen()?;
 
@@ -134,6 +137,13 @@ async fn serve(config: Config, shell: Shell) -> Result<Stopped, String> {
     if config.auto_promote_learners {
         let reconfigure = member.reconfigure.clone();
         tokio::spawn(async move { reconfigure.promote_learners().await });
+    }
+    tokio::spawn(space::look_after(node.clone(), config.quota_auto_heal));
+    if let Some(retention) = config.auto_compaction {
+        tokio::spawn(compactor::run(node.clone(), retention));
+    }
+    if config.corrupt_check_ms > 0 {
+        tokio::spawn(corruption::check_every(node.clone(), Duration::from_millis(config.corrupt_check_ms)));
     }
 
     // As in etcd, clients wait in the listeners' queues until the member is part of a cluster that works.
@@ -350,6 +360,16 @@ async fn name_founders(config: &Config, boot_config: &mut boot::Config) -> Resul
     Ok(())
 }
 
+/// Whether this member agrees with the others, before it takes part.
+async fn check_initially(config: &Config, booted: &Booted) -> Result<(), String> {
+    let (view, membership) = (booted.applier.view(), booted.applier.membership());
+    corruption::check_initially(view, membership, booted.member_id, request_timeout(config)).await
+}
+
+fn request_timeout(config: &Config) -> Duration {
+    REQUEST_TIMEOUT + Duration::from_millis(2 * config.election_ms)
+}
+
 /// On a thread that may block.
 async fn boot_apart(
     disk: &Arc<dyn Disk>,
@@ -392,6 +412,8 @@ impl Running {
         shell: Shell,
     ) -> Running {
         let Shell { workers, connections, mailbox, inbox, clock } = shell;
+        space::log_quota(config.quota_backend_bytes);
+        booted.applier.set_quota(space::quota(config.quota_backend_bytes));
         let first = booted.applier.start();
         let view =
             first.iter().find_map(|e| if let Effect::Publish { view, .. } = e { Some(view.clone()) } else { None });
@@ -401,10 +423,11 @@ impl Running {
             cluster_id: booted.cluster_id,
             epoch: booted.epoch,
             max_request_bytes: config.max_request_bytes as usize,
-            request_timeout: REQUEST_TIMEOUT + Duration::from_millis(2 * config.election_ms),
+            request_timeout: request_timeout(config),
             leaderless: Duration::from_millis(LEADERLESS_ELECTIONS * config.election_ms),
             mailbox: mailbox.clone(),
             leases: Leases::new(config.election_ms, config.heartbeat_ms),
+            quota: config.quota_backend_bytes,
             clock,
             desks: workers.open_desks(&mailbox, clock),
             watching,

@@ -1,9 +1,10 @@
 //! A crash after every disk operation of a run of 300 acknowledged writes loses nothing acknowledged.
 //!
-//! The run switches log segments, commits the store and compacts. In the k-th round the power of one member fails after
-//! its k-th disk operation, wherever in the code that is; what was not synced is lost, torn or kept; then it starts
-//! again, sometimes to be cut off once more while it recovers. Rounds go on until the run ends before the power fails,
-//! so k is exhaustive. Each round draws its way of losing from its number; `CRASH_ALL_LOSSES=1` tries them all.
+//! The run switches log segments, commits the store, compacts and defragments it. In the k-th round the power of one
+//! member fails after its k-th disk operation, wherever in the code that is; what was not synced is lost, torn or
+//! kept; then it starts again, sometimes to be cut off once more while it recovers. Rounds go on until the run ends
+//! before the power fails, so k is exhaustive. Each round draws its way of losing from its number;
+//! `CRASH_ALL_LOSSES=1` tries them all.
 
 use lockstep::member::apply::Response;
 use lockstep_proto::etcdserverpb::{CompactionRequest, InternalRaftRequest};
@@ -19,6 +20,9 @@ const WRITES: usize = 300;
 const GROUP: usize = 10;
 const COMMIT_EVERY: usize = 3;
 const COMPACT_EVERY: usize = 7;
+const DEFRAGMENT_EVERY: usize = 11;
+/// Of a defragmentation, between two groups of writes.
+const STORE_STEPS: usize = 3;
 
 /// Whose power fails.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -165,6 +169,15 @@ impl Run {
                 Some(other) => panic!("write {number} is answered {other:?}"),
                 None => {}
             }
+        }
+        for &id in &ids {
+            if group % DEFRAGMENT_EVERY == DEFRAGMENT_EVERY / 2 {
+                self.cluster.defragment(id);
+            }
+            for _ in 0..STORE_STEPS {
+                self.cluster.store_step(id);
+            }
+            self.cluster.settle();
         }
         if group % COMMIT_EVERY == COMMIT_EVERY - 1 {
             for id in ids {

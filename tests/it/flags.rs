@@ -129,7 +129,7 @@ const REFUSALS: &[Refusal] = &[
     (Ours, "--cert-file x", &[], 1, "\"--cert-file\" is not supported yet: it was given on the command line; leave it at its default (unset)"),
     (Ours, "", &[("ETCD_DISCOVERY", "x")], 1, "\"--discovery\" is not supported yet: it was given as ETCD_DISCOVERY; leave it at its default (unset)"),
     (Ours, "--strict-reconfig-check=maybe", &[], 2, "invalid boolean value \"maybe\" for -strict-reconfig-check: parse error"),
-    (Ours, "--experimental-corrupt-check-time 1s", &[], 1, "\"--experimental-corrupt-check-time\" is not supported yet: it was given on the command line; leave it at its default (0s)"),
+    (Both, "--auto-compaction-retention x", &[], 1, "error parsing CompactionRetention: time: invalid duration \"x\""),
     (Ours, "--config-file x --name", &[], 2, "flag needs an argument: -name"),
     (Ours, "--config-file x", &[], 1, "\"--config-file\" is not supported yet: use flags or ETCD_* variables"),
     (Ours, "", &[("ETCD_CONFIG_FILE", "x"), ("ETCD_PRE_VOTE", "maybe")], 1, "\"--config-file\" is not supported yet: use flags or ETCD_* variables"),

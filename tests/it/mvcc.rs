@@ -16,7 +16,8 @@ use crate::util::small_disk::SmallDisk;
 const PATH: &str = "member/snap/db";
 
 fn open(disk: &Arc<SmallDisk>) -> (Store, Backend) {
-    Store::open(disk.clone() as Arc<dyn Disk>, PATH, Options { cache_bytes: 1 << 20 }).expect("the store opens")
+    Store::open(disk.clone() as Arc<dyn Disk>, PATH, Options { cache_bytes: 1 << 20, ..Options::default() })
+        .expect("the store opens")
 }
 
 fn b(text: &str) -> Bytes {

@@ -167,7 +167,7 @@ impl Pair {
 }
 
 fn open(disk: &Arc<SmallDisk>) -> (Store, Backend) {
-    Store::open(disk.clone() as Arc<dyn Disk>, "db", Options { cache_bytes: 1 << 20 }).unwrap()
+    Store::open(disk.clone() as Arc<dyn Disk>, "db", Options { cache_bytes: 1 << 20, ..Options::default() }).unwrap()
 }
 
 fn put(key: String, value: String) -> Request {

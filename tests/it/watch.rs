@@ -43,9 +43,12 @@ struct World {
 impl World {
     fn new(options: Options) -> World {
         let disk: Arc<SmallDisk> = Arc::default();
-        let (mut store, backend) =
-            Store::open(disk as Arc<dyn Disk>, "member/snap/db", StoreOptions { cache_bytes: 1 << 20 })
-                .expect("the store opens");
+        let (mut store, backend) = Store::open(
+            disk as Arc<dyn Disk>,
+            "member/snap/db",
+            StoreOptions { cache_bytes: 1 << 20, ..StoreOptions::default() },
+        )
+        .expect("the store opens");
         let view = store.publish(1);
         let mut world = World {
             store,

@@ -21,6 +21,7 @@ pub mod clog;
 pub mod crash;
 pub mod crash_all;
 pub mod crash_inside;
+pub mod defragment;
 pub mod duplicate;
 pub mod fsync_error;
 pub mod full;
@@ -99,6 +100,7 @@ pub const KINDS: &[Kind] = &[
     restart::KIND,
     pause::KIND,
     slow_start::KIND,
+    defragment::KIND,
     // The clock.
     clock_offset::KIND,
     clock_drift::KIND,

@@ -93,6 +93,8 @@ impl Machine {
             },
             segment_bytes: knobs.segment_bytes,
             store_cache_bytes: knobs.store_cache_bytes as usize,
+            copy_step_bytes: 4 << 10,
+            quota_bytes: None,
             watch: watch::Options {
                 progress_interval_ms: knobs.watch_progress_ms,
                 fragment_bytes: knobs.watch_fragment_bytes as usize,
@@ -567,7 +569,7 @@ impl World {
             (Stage::Consensus, queues.inputs > 0),
             (Stage::Log, queues.log > 0),
             (Stage::Apply, queues.apply > 0),
-            (Stage::Backend, queues.batches > 0),
+            (Stage::Backend, queues.batches > 0 || queues.defragments),
             (Stage::Compaction, queues.compaction),
             (Stage::Watch, queues.watch),
             (Stage::Lease, queues.lease && !keepers_rest),

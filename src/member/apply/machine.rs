@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lockstep_proto::etcdserverpb::{self as pb, InternalRaftRequest};
+use lockstep_proto::etcdserverpb::{self as pb, AlarmType, InternalRaftRequest};
 use lockstep_proto::mvccpb::KeyValue;
 use lockstep_proto::raftpb;
 use prost::Message;
 
+use super::alarm::{self, Alarms};
 use super::{kv, lease, range, txn};
 use crate::member::error::EtcdError;
 use crate::member::lease::{Change as LeaseChange, Table};
 use crate::member::membership::{Member, Membership};
 use crate::member::raft::SnapshotMeta;
 use crate::mvcc::read::Error as StoreError;
-use crate::mvcc::{Batch, Bucket, Committed, CompactProgress, Store, View, WriteTxn};
+use crate::mvcc::{Batch, Bucket, Committed, CompactProgress, Reopened, Store, View, WriteTxn};
 
 /// What the apply machine is told.
 #[derive(Debug)]
@@ -31,6 +32,11 @@ pub enum Input {
     Snapshot,
     /// Which keys hang on this lease? Answered by an [`Effect::Reply`] of this id.
     LeaseKeys { id: u64, lease: i64 },
+    /// Give back the space that the store's file does not need. Answered by an [`Effect::Reply`] of this id when that
+    /// is done.
+    Defragment { id: u64 },
+    /// The backend is done with the last [`Effect::Defragment`], or says why it gave up.
+    Defragmented(Result<Reopened, String>),
 }
 
 /// What the apply machine asks of its host, to be carried out in the order given.
@@ -46,10 +52,16 @@ pub enum Effect {
     ConfChange(raftpb::ConfChange),
     /// Members, their addresses, or the cluster version changed.
     Membership(Arc<Membership>),
+    /// The alarms that are raised, whenever they have changed, and at the start.
+    Alarms(Vec<pb::AlarmMember>),
+    /// The quota is exceeded and no alarm says so: propose that this member's is raised.
+    NoSpace,
     /// For whoever waits for the request of this id; others drop it.
     Reply(Reply),
     /// For the backend to commit durably; answered by [`Input::Committed`].
     Commit(Arc<Batch>),
+    /// For the backend, step by step beside its commits; answered by [`Input::Defragmented`].
+    Defragment,
     /// The store is durable up to this index: a restart needs no entry at or below it.
     StoreDurable(u64),
     /// What [`Input::Snapshot`] asked for: the state of this view, of which consensus is to be told.
@@ -89,6 +101,8 @@ pub enum Response {
     Members(Vec<Member>),
     /// In key order.
     LeaseKeys(Vec<Bytes>),
+    Alarm(pb::AlarmResponse),
+    Defragmented(Result<(), String>),
     /// Done, and there is nothing to say.
     Empty,
 }
@@ -103,6 +117,13 @@ pub struct Applier {
     store: Store,
     leases: Table,
     membership: Arc<Membership>,
+    alarms: Alarms,
+    /// This member's; see [`alarm`].
+    quota_bytes: Option<u64>,
+    /// Requests that exceeded it, answered once the alarm is raised.
+    out_of_space: Vec<Reply>,
+    /// Who waits for the defragmentation that is under way.
+    defragmenting: Vec<u64>,
     applied: u64,
     applied_term: u64,
     /// Physical compactions that wait for their deletions.
@@ -121,10 +142,15 @@ impl Applier {
         let records = records.iter().map(|(_, record)| record.as_slice());
         let leases = Table::load(records, attachments).map_err(StoreError::Storage)?;
         let applied = store.consistent_index();
+        let alarms = Alarms::load(&store)?;
         Ok(Applier {
             store,
             leases,
             membership,
+            alarms,
+            quota_bytes: None,
+            out_of_space: Vec::new(),
+            defragmenting: Vec::new(),
             applied,
             applied_term: 0,
             compacting: Vec::new(),
@@ -140,6 +166,7 @@ impl Applier {
             Effect::Leases(self.leases.take_changes().into()),
             Effect::Publish { view: self.store.publish(self.applied), changes: Arc::default() },
             Effect::Membership(self.membership.clone()),
+            Effect::Alarms(self.alarms.list(AlarmType::None as i32)),
             Effect::Compacting,
         ]
     }
@@ -149,7 +176,8 @@ impl Applier {
     pub fn replace(&mut self, store: Store) -> Result<Vec<Effect>, StoreError> {
         let gone: Arc<[LeaseChange]> = self.leases.ids().map(|id| LeaseChange::Revoked { id }).collect();
         let term = store.view().term();
-        *self = Applier::new(store)?;
+        let quota_bytes = self.quota_bytes;
+        *self = Applier { quota_bytes, ..Applier::new(store)? };
         let mut effects = vec![Effect::Leases(gone)];
         effects.extend(self.start());
         effects.push(Effect::Applied { index: self.applied, term });
@@ -157,8 +185,18 @@ impl Applier {
         Ok(effects)
     }
 
+    /// How large the store may become, from the next entry on; without one it may always grow.
+    pub fn set_quota(&mut self, bytes: Option<u64>) {
+        self.quota_bytes = bytes;
+    }
+
     pub fn applied(&self) -> u64 {
         self.applied
+    }
+
+    /// The store as the disk held it, or as last published.
+    pub fn view(&self) -> Arc<View> {
+        self.store.view()
     }
 
     pub fn membership(&self) -> &Arc<Membership> {
@@ -222,6 +260,22 @@ impl Applier {
                 let keys = self.leases.keys(lease).ok_or(EtcdError::LeaseNotFound);
                 step.after.push(Effect::Reply(Reply { id, result: keys.map(Response::LeaseKeys) }));
             }
+            Input::Defragment { id } => {
+                if self.defragmenting.is_empty() {
+                    step.after.push(Effect::Defragment);
+                }
+                sometimes!(!self.defragmenting.is_empty(), "defragmentation asked for while one was under way");
+                self.defragmenting.push(id);
+            }
+            Input::Defragmented(done) => {
+                let result = done.map(|reopened| self.store.reopened(reopened));
+                let replies = self.defragmenting.drain(..).map(|id| {
+                    let response = Response::Defragmented(result.clone());
+                    Effect::Reply(Reply { id, result: Ok(response) })
+                });
+                step.after.extend(replies);
+                step.visible = true;
+            }
         }
         Ok(())
     }
@@ -276,7 +330,10 @@ impl Applier {
 
     fn apply_request(&mut self, request: InternalRaftRequest, step: &mut Step) -> Result<(), StoreError> {
         let id = request.header.as_ref().map_or(0, |h| h.id).max(request.id);
-        let result = if let Some(put) = &request.put {
+        let fits = alarm::has_room(self.quota_bytes, self.store.size_bytes(), &request);
+        let result = if let Some(error) = self.alarms.refusal(&request) {
+            Err(error.into())
+        } else if let Some(put) = &request.put {
             self.write(step, |w, leases| kv::put(w, put, &|id| leases.exists(id))).map(Response::Put)
         } else if let Some(read) = &request.range {
             range::range(&self.store.write(), read).map(Response::Range).map_err(Into::into)
@@ -298,6 +355,13 @@ impl Applier {
         } else if let Some(checkpoint) = &request.lease_checkpoint {
             lease::checkpoint(&mut self.store, &mut self.leases, checkpoint);
             Ok(Response::Empty)
+        } else if let Some(request) = &request.alarm {
+            let response = self.alarms.apply(&mut self.store, request);
+            step.alarms = true;
+            if self.alarms.is_raised(AlarmType::Nospace) {
+                step.after.extend(self.out_of_space.drain(..).map(Effect::Reply));
+            }
+            Ok(Response::Alarm(response))
         } else if let Some(set) = &request.cluster_member_attr_set {
             let attributes = set.member_attributes.clone().unwrap_or_default();
             self.change_membership(
@@ -321,6 +385,11 @@ impl Applier {
             Err(kv::KvError::Refused(EtcdError::NotCapable))
         };
         let result = match result {
+            // What exceeds the quota is done all the same: members may have different ones.
+            Ok(_) if !fits => {
+                sometimes!("request exceeded the quota");
+                Err(EtcdError::NoSpace)
+            }
             Ok(response) => Ok(response),
             Err(kv::KvError::Refused(error)) => {
                 sometimes!("request refused when it was applied");
@@ -329,7 +398,13 @@ impl Applier {
             Err(kv::KvError::Overtaken) => unreachable!("nothing compacts while an entry is applied"),
             Err(kv::KvError::Storage(error)) => return Err(StoreError::Storage(error)),
         };
-        step.after.push(Effect::Reply(Reply { id, result }));
+        let reply = Reply { id, result };
+        if reply.result == Err(EtcdError::NoSpace) && !self.alarms.is_raised(AlarmType::Nospace) {
+            self.out_of_space.push(reply);
+            step.after.push(Effect::NoSpace);
+        } else {
+            step.after.push(Effect::Reply(reply));
+        }
         Ok(())
     }
 
@@ -393,6 +468,10 @@ impl Applier {
         if !leases.is_empty() {
             effects.push(Effect::Leases(leases.into()));
         }
+        if step.alarms {
+            // Before the view, so that who reads linearizably knows of them.
+            effects.push(Effect::Alarms(self.alarms.list(AlarmType::None as i32)));
+        }
         if step.visible {
             let changes = step.changes.into();
             effects.push(Effect::Publish { view: self.store.publish(self.applied), changes });
@@ -418,6 +497,8 @@ struct Step {
     applied: bool,
     /// There is compaction left to do.
     compacting: bool,
+    /// They may have changed.
+    alarms: bool,
     changes: Vec<Change>,
     conf_changes: Vec<Effect>,
     after: Vec<Effect>,

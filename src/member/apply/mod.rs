@@ -9,6 +9,7 @@
 //! backend has committed its batch; until then the write-ahead log is what it survives by. Effects come in the order in
 //! which they must be carried out: the view before the answers that promise it.
 
+pub mod alarm;
 pub mod kv;
 mod lease;
 mod machine;

@@ -86,7 +86,9 @@ impl kv_server::Kv for Kv {
         self.node.admit(&request)?;
         let put = request.into_inner();
         check::put(&put).map_err(status)?;
-        match self.propose(InternalRaftRequest { put: Some(put), ..Default::default() }).await? {
+        let request = InternalRaftRequest { put: Some(put), ..Default::default() };
+        self.node.check_room(&request).await.map_err(status)?;
+        match self.propose(request).await? {
             Applied::Put(mut response) => {
                 self.node.fill(&mut response.header);
                 Ok(Response::new(response))
@@ -129,7 +131,9 @@ impl kv_server::Kv for Kv {
             let view = self.view(txn::is_serializable(&request)).await?;
             self.read_apart(view, move |view| txn::txn_readonly(&**view, &request)).await?.map_err(kv_status)?
         } else {
-            match self.propose(InternalRaftRequest { txn: Some(request), ..Default::default() }).await? {
+            let request = InternalRaftRequest { txn: Some(request), ..Default::default() };
+            self.node.check_room(&request).await.map_err(status)?;
+            match self.propose(request).await? {
                 Applied::Txn(response) => response,
                 other => return Err(unexpected(other)),
             }

@@ -49,6 +49,7 @@ impl lease_server::Lease for Lease {
         // Here, where one member decides for all, and not where the entry is applied.
         grant.ttl = grant.ttl.max(self.node.leases.min_ttl_s);
         let request = InternalRaftRequest { lease_grant: Some(grant), ..Default::default() };
+        self.node.check_room(&request).await.map_err(status)?;
         match self.node.propose(request).await.map_err(status)? {
             Applied::LeaseGrant(mut response) => {
                 self.node.fill(&mut response.header);

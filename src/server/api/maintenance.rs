@@ -4,19 +4,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lockstep_proto::etcdserverpb::alarm_request::AlarmAction;
-use lockstep_proto::etcdserverpb::{self as pb, maintenance_server};
+use lockstep_proto::etcdserverpb::{self as pb, InternalRaftRequest, maintenance_server};
 use tonic::{Request, Response, Status};
 
+use super::kv::unexpected;
 use super::snapshot::{SnapshotStream, Snapshots};
 use super::{status, status_not_yet, store_status};
+use crate::member::apply::Response as Applied;
 use crate::member::error::EtcdError;
 use crate::mvcc::read::{Error as StoreError, Read};
 use crate::mvcc::{View, read_newest};
 use crate::server::apart::apart;
-use crate::server::http::Health;
 use crate::server::metrics::METRICS;
 use crate::server::node::{Consistency, Node};
 use crate::server::reconfigure::Reconfigure;
+use crate::server::space::quota_as_told;
 use crate::{CLUSTER_VERSION, ETCD_VERSION};
 
 pub struct Maintenance {
@@ -25,24 +27,28 @@ pub struct Maintenance {
     snapshots: Snapshots,
 }
 
-/// What `--quota-backend-bytes=0` means.
-const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
-
 type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl maintenance_server::Maintenance for Maintenance {
-    /// Listing only: `endpoint health` asks for it. It waits for a quorum, as etcd's way through the log does.
+    /// A list waits for a quorum, as etcd's way through the log does: `endpoint health` asks for one.
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Answer<pb::AlarmResponse> {
         self.node.admit(&request)?;
         let request = request.into_inner();
-        if request.action() != AlarmAction::Get {
-            return Err(status_not_yet("Alarm (raising and disarming)"));
+        if request.action != AlarmAction::Get as i32 {
+            let request = InternalRaftRequest { alarm: Some(request), ..Default::default() };
+            return match self.node.propose(request).await.map_err(status)? {
+                Applied::Alarm(mut response) => {
+                    self.node.fill(&mut response.header);
+                    Ok(Response::new(response))
+                }
+                other => Err(unexpected(other)),
+            };
         }
         let view = self.node.view(Consistency::Linearizable).await.map_err(status)?;
-        let wanted = |kind| request.alarm == pb::AlarmType::None as i32 || request.alarm == kind as i32;
-        let alarms = self.node.alarms().into_iter().filter(|(_, kind)| wanted(*kind));
-        let alarms = alarms.map(|(member_id, kind)| pb::AlarmMember { member_id, alarm: kind as i32 }).collect();
+        let raised = self.node.raised_alarms();
+        let wanted = |kind| request.alarm == pb::AlarmType::None as i32 || request.alarm == kind;
+        let alarms = raised.iter().filter(|a| wanted(a.alarm)).cloned().collect();
         Ok(Response::new(pb::AlarmResponse { header: self.node.header(view.rev()), alarms }))
     }
 
@@ -51,7 +57,10 @@ impl maintenance_server::Maintenance for Maintenance {
         let view = self.node.local_view();
         let status = self.node.status();
         let is_learner = self.node.is_learner();
-        let errors = if status.leader == 0 { vec![EtcdError::NoLeader.message().to_owned()] } else { Vec::new() };
+        let mut errors = if status.leader == 0 { vec![EtcdError::NoLeader.message().to_owned()] } else { Vec::new() };
+        let raised = self.node.raised_alarms();
+        // Go's text of the message, its last blank included.
+        errors.extend(raised.iter().map(|a| format!("memberID:{} alarm:{} ", a.member_id, a.alarm().as_str_name())));
         Ok(Response::new(pb::StatusResponse {
             header: self.node.header(view.rev()),
             version: ETCD_VERSION.to_owned(),
@@ -64,13 +73,14 @@ impl maintenance_server::Maintenance for Maintenance {
             errors,
             is_learner,
             storage_version: CLUSTER_VERSION.to_owned(),
-            db_size_quota: DEFAULT_QUOTA_BYTES,
+            db_size_quota: quota_as_told(self.node.quota),
             downgrade_info: Some(pb::DowngradeInfo::default()),
         }))
     }
 
     async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Answer<pb::DefragmentResponse> {
-        Err(status_not_yet("Defragment"))
+        self.node.defragment().await.map_err(Status::unknown)?;
+        Ok(Response::new(pb::DefragmentResponse::default()))
     }
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {

@@ -20,6 +20,7 @@ pub use cluster::{Bootstrap, BootstrapMember};
 pub use flags::{FlagSet, Note, Stop};
 pub use urls::{Scheme, Url};
 
+use super::compactor::Retention;
 use super::log::LogConfig;
 use super::peer::RemoteCluster;
 
@@ -75,6 +76,13 @@ pub struct Config {
     /// Names under which HTTP requests may ask for this server.
     pub host_whitelist: BTreeSet<String>,
     pub pre_vote: bool,
+    /// As given: 0 is the default, less than that is none.
+    pub quota_backend_bytes: i64,
+    pub quota_auto_heal: bool,
+    pub auto_compaction: Option<Retention>,
+    pub initial_corrupt_check: bool,
+    /// 0: never.
+    pub corrupt_check_ms: u64,
     pub unsafe_no_fsync: bool,
     pub log: LogConfig,
 }
@@ -188,6 +196,11 @@ fn typed(flags: &FlagSet) -> Result<Config, String> {
         },
         host_whitelist: flags.list("host-whitelist").into_iter().collect(),
         pre_vote: flags.bool("pre-vote"),
+        quota_backend_bytes: value::parse_i64(flags.text("quota-backend-bytes")).unwrap_or_default(),
+        quota_auto_heal: flags.bool("quota-auto-heal"),
+        auto_compaction: auto_compaction(flags)?,
+        initial_corrupt_check: flags.bool("initial-corrupt-check"),
+        corrupt_check_ms: flags.duration_ms("corrupt-check-time"),
         unsafe_no_fsync: flags.bool("unsafe-no-fsync"),
     })
 }
@@ -198,6 +211,25 @@ fn watch_progress_interval_ms(flags: &FlagSet) -> u64 {
         0 => DEFAULT_PROGRESS_INTERVAL_MS,
         interval => interval.max(MIN_PROGRESS_INTERVAL_MS),
     }
+}
+
+/// Hours without a unit, revisions in the other mode; a duration counts its nanoseconds as revisions there, as in etcd.
+fn auto_compaction(flags: &FlagSet) -> Result<Option<Retention>, String> {
+    const HOUR_NS: i64 = 3_600_000_000_000;
+    let text = flags.text("auto-compaction-retention");
+    let is_periodic = flags.text("auto-compaction-mode") == "periodic";
+    let amount = match text.parse::<i64>() {
+        Ok(number) if number >= 0 && is_periodic => number.saturating_mul(HOUR_NS),
+        Ok(number) if number >= 0 => number,
+        _ if text.is_empty() => 0,
+        _ => value::parse_duration_ns(text)
+            .map_err(|_| format!("error parsing CompactionRetention: time: invalid duration {text:?}"))?,
+    };
+    Ok(match u64::try_from(amount) {
+        Ok(0) | Err(_) => None,
+        Ok(ns) if is_periodic => Some(Retention::Periodic(std::time::Duration::from_nanos(ns))),
+        Ok(_) => Some(Retention::Revisions(amount)),
+    })
 }
 
 impl Config {

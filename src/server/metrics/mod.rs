@@ -41,6 +41,9 @@ pub struct Metrics {
     pub wal_fsync_seconds: Histogram,
     pub wal_written_bytes: IntGauge,
     pub backend_commit_seconds: Histogram,
+    pub defragment_seconds: Histogram,
+    pub defragmenting: IntGauge,
+    pub store_file_bytes: IntGauge,
     pub puts: IntCounter,
     pub deletes: IntCounter,
     ranges: IntCounter,
@@ -181,6 +184,17 @@ impl Metrics {
                 "The latency distributions of commit called by backend.",
                 disk_buckets,
             ),
+            defragment_seconds: make.histogram(
+                "etcd_disk_backend_defrag_duration_seconds",
+                "The latency distribution of backend defragmentation.",
+                exponential_buckets(0.1, 2.0, 13).expect("the buckets are well-formed"),
+            ),
+            defragmenting: make.gauge(
+                "etcd_disk_defrag_inflight",
+                "Whether or not defrag is active on the member. 1 means active, 0 means not.",
+            ),
+            store_file_bytes: make
+                .gauge("lockstep_store_file_bytes", "The length of the store's file: what it takes of the disk."),
             puts: make.counter("etcd_mvcc_put_total", "Total number of puts seen by this member."),
             deletes: make.counter("etcd_mvcc_delete_total", "Total number of deletes seen by this member."),
             ranges: make.counter("etcd_mvcc_range_total", "Total number of ranges seen by this member."),

@@ -8,10 +8,8 @@ use crate::mvcc::read::Read;
 use crate::server::files;
 use crate::server::node::Node;
 use crate::server::peer::PeerReport;
+use crate::server::space::quota_as_told;
 use crate::{CLUSTER_VERSION, ETCD_VERSION, VERSION};
-
-/// What `--quota-backend-bytes=0` means.
-const DEFAULT_QUOTA_BYTES: f64 = 2_147_483_648.0;
 
 pub type Families = Vec<MetricFamily>;
 
@@ -63,7 +61,16 @@ pub fn member(node: &Node) -> Families {
             "The total number of consensus proposals applied.",
             view.applied_index() as f64,
         ),
-        ("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.", DEFAULT_QUOTA_BYTES),
+        (
+            "etcd_server_quota_backend_bytes",
+            "Current backend storage quota size in bytes.",
+            quota_as_told(node.quota) as f64,
+        ),
+        (
+            "lockstep_quota_used_ratio",
+            "The part of the quota that the store has used; above 0.8 it is time to make room.",
+            node.quota_bytes().map_or(0.0, |quota| view.size_bytes() as f64 / quota.max(1) as f64),
+        ),
         (
             "etcd_mvcc_db_total_size_in_bytes",
             "Total size of the underlying database physically allocated in bytes.",

@@ -31,7 +31,7 @@ use super::identity::{
 };
 use super::outbox::{StreamBody, StreamKind};
 use super::snapshot::{self, Failure};
-use super::{READ_TIMEOUT, Refusal, Shared, client, lease, probe, promote};
+use super::{READ_TIMEOUT, Refusal, Shared, client, hash, lease, probe, promote};
 
 const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 64 * 1024;
@@ -114,6 +114,10 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>, remote: &str) ->
             Ok(()) => with_cluster_id(&shared, Answer::ok("application/json", shared.handler.members_json())),
         },
         path if path.starts_with(promote::PREFIX) => promote::serve(&shared, request).await,
+        hash::PATH => match only(Method::GET, request.method()) {
+            Err(answer) => *answer,
+            Ok(()) => with_cluster_id(&shared, hash::serve(&shared, request).await),
+        },
         "/version" => match only(Method::GET, request.method()) {
             Err(answer) => *answer,
             Ok(()) => Answer::ok("application/json", shared.handler.version_json()),

@@ -11,6 +11,7 @@
 //! pipeline     POST /raft, four at a time                  probe     GET /raft/probing, every four seconds
 //! http         what a peer may ask of us                   client    what we ask of a peer outside of raft
 //! identity     headers, versions, cluster id               status    active or not, and since when
+//! hash         the hash of a member's history, for its peers
 //! promote      a member asks the leader to promote a learner
 //! snapshot     POST /raft/snapshot, both ends
 //! lease        keep-alives and times to live, from a follower to the leader
@@ -23,6 +24,7 @@
 pub mod client;
 pub mod codec;
 mod conn;
+mod hash;
 mod http;
 mod identity;
 mod lease;
@@ -49,6 +51,7 @@ use tracing::{info, warn};
 
 pub use self::client::{ClusterError, RemoteCluster, RemoteMember, Versions, get_cluster_from_peers, get_version};
 pub use self::conn::{Listener, PeerUrl, UrlError};
+pub use self::hash::{HashError, HashFuture, PeerHash, get_hash_kv};
 pub use self::lease::{LeaseAnswer, LeaseClient, LeaseError, LeaseFuture, LeaseQuestion};
 pub use self::promote::{PromoteAnswer, PromoteFuture, promote};
 pub use self::remote::{PeerReport, PeerStats};
@@ -113,6 +116,10 @@ pub trait Handler: Send + Sync + 'static {
     /// A member asks this one, as the leader, to promote a learner.
     fn promote(&self, _id: u64) -> PromoteFuture<'_> {
         Box::pin(std::future::ready(PromoteAnswer::Failed("this member promotes nobody".to_owned())))
+    }
+    /// A peer asks for the hash of the history up to a revision. The error is what it is told.
+    fn hash_kv(&self, _revision: i64) -> HashFuture<'_> {
+        Box::pin(std::future::ready(Err("this member cannot say yet".to_owned())))
     }
     /// Whether this member was removed from the cluster, forever.
     fn is_removed(&self, peer: u64) -> bool;

@@ -54,6 +54,8 @@ impl Client {
         lease_grant: LeaseClient(LeaseGrantRequest) -> LeaseGrantResponse;
         lease_revoke: LeaseClient(LeaseRevokeRequest) -> LeaseRevokeResponse;
         lease_time_to_live: LeaseClient(LeaseTimeToLiveRequest) -> LeaseTimeToLiveResponse;
+        alarm: MaintenanceClient(AlarmRequest) -> AlarmResponse;
+        defragment: MaintenanceClient(DefragmentRequest) -> DefragmentResponse;
         lease_leases: LeaseClient(LeaseLeasesRequest) -> LeaseLeasesResponse;
     }
 
