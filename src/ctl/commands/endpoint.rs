@@ -100,7 +100,7 @@ pub fn hashkv(context: &mut Context) -> Result<(), Failure> {
 }
 
 /// The endpoints to look at, as they were written.
-fn endpoints(context: &Context, settings: &Settings) -> Result<Vec<String>, Failure> {
+pub(super) fn endpoints(context: &Context, settings: &Settings) -> Result<Vec<String>, Failure> {
     if !context.flags.bool("cluster") {
         return Ok(context.flags.list("endpoints"));
     }
