@@ -55,9 +55,13 @@ mod lease;
 mod linearizability;
 #[path = "it/long_ranges.rs"]
 mod long_ranges;
+#[path = "it/mirror.rs"]
+mod mirror;
 #[cfg(feature = "server")]
 #[path = "it/peer.rs"]
 mod peer;
+#[path = "it/runbook.rs"]
+mod runbook;
 #[cfg(feature = "server")]
 #[path = "it/peer_codec.rs"]
 mod peer_codec;

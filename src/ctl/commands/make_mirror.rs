@@ -35,10 +35,10 @@ use crate::ctl::{Context, Failure, code, emit_live, say_error};
 
 pub static FLAGS: &[Flag] = &[
     flag("prefix", Kind::Text, "", "mirror the keys that begin with this only"),
-    flag("rev", Kind::Int, "0", "go on at this revision, instead of copying every key first"),
-    flag("max-txn-ops", Kind::Int, "128", "most operations of one transaction at the destination"),
     flag("dest-prefix", Kind::Text, "", "what mirrored keys begin with at the destination, instead of --prefix"),
     flag("no-dest-prefix", Kind::Bool, "false", "take the prefix off at the destination"),
+    flag("rev", Kind::Int, "0", "go on at this revision, instead of copying every key first"),
+    flag("max-txn-ops", Kind::Int, "128", "most operations of one transaction at the destination"),
     flag("dest-cert", Kind::Text, "", "this client's TLS certificate for the destination"),
     flag("dest-key", Kind::Text, "", "the key of this client's TLS certificate for the destination"),
     flag("dest-cacert", Kind::Text, "", "the CA bundle that the destination's certificates are checked with"),
