@@ -60,8 +60,6 @@ mod mirror;
 #[cfg(feature = "server")]
 #[path = "it/peer.rs"]
 mod peer;
-#[path = "it/runbook.rs"]
-mod runbook;
 #[cfg(feature = "server")]
 #[path = "it/peer_codec.rs"]
 mod peer_codec;
@@ -72,6 +70,8 @@ mod peer_oracle;
 mod processes;
 #[path = "it/rot.rs"]
 mod rot;
+#[path = "it/runbook.rs"]
+mod runbook;
 #[path = "it/scenarios.rs"]
 mod scenarios;
 #[path = "it/sim_program.rs"]

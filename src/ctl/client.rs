@@ -189,8 +189,8 @@ impl Client {
         runtime().block_on(self.call(self.deadline(), Repeat::Yes, LeaseLeasesRequest {}, send))
     }
 
-    pub fn member_list(&self) -> Result<MemberListResponse, Failure> {
-        let request = MemberListRequest { linearizable: true };
+    pub fn member_list(&self, linearizable: bool) -> Result<MemberListResponse, Failure> {
+        let request = MemberListRequest { linearizable };
         self.run(Repeat::Yes, request, async |channel, request| cluster(channel).member_list(request).await)
     }
 

@@ -360,6 +360,7 @@ static CHILDREN: &[Command] = &[
                 ..leaf("update", "<memberID> [options]", "Updates a member's peer URLs", Action::Run(member::update))
             },
             Command {
+                flags: member::LIST_FLAGS,
                 long: member::LIST_LONG,
                 ..leaf("list", "", "Lists all members of the cluster", Action::Run(member::list))
             },

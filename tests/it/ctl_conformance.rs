@@ -92,6 +92,8 @@ fn lockstepctl_differs_on_purpose() {
         ("get a --max-mod-rev x", 1, "<usage>", "invalid argument"),
         ("get a --min-create-rev x", 1, "<usage>", "invalid argument"),
         ("get a --max-create-rev x", 1, "<usage>", "invalid argument"),
+        ("member list --consistency s -w fields --hex=x", 1, "<usage>", "invalid argument"),
+        ("member list --consistency=x", 4, "", "Error: unknown consistency flag \"x\"\n"),
         ("del a b --range", 0, "1\n", ""),
         ("del a b --range=x", 1, "<usage>", "invalid argument"),
         // Not there yet, and said so.
@@ -111,16 +113,16 @@ fn lockstepctl_differs_on_purpose() {
         ("make-mirror --dest-key x @E", 128, "", "Error: --dest-key is not supported yet\n"),
         ("make-mirror --dest-cacert x @E", 128, "", "Error: --dest-cacert is not supported yet\n"),
         ("make-mirror --dest-user x:y @E", 128, "", "Error: --dest-user is not supported yet\n"),
-        ("make-mirror --dest-insecure-transport=false x", 128, "", "--dest-insecure-transport=false is not supported yet"),
+        (
+            "make-mirror --dest-insecure-transport=false x",
+            128,
+            "",
+            "--dest-insecure-transport=false is not supported yet",
+        ),
         ("make-mirror https://x:1", 128, "", "Error: destination https://x:1: TLS is not supported yet\n"),
         ("make-mirror --max-txn-ops 0 x", 128, "", "Error: --max-txn-ops has to be at least 1\n"),
         // etcdctl panics: the answer has no header.
-        (
-            "alarm disarm -w fields",
-            0,
-            "\"ClusterID\" : 0\n\"MemberID\" : 0\n\"Revision\" : 0\n\"RaftTerm\" : 0\n",
-            "",
-        ),
+        ("alarm disarm -w fields", 0, "\"ClusterID\" : 0\n\"MemberID\" : 0\n\"Revision\" : 0\n\"RaftTerm\" : 0\n", ""),
         // etcdctl waits for ever.
         ("--endpoints @X --command-timeout 100ms lease list", 2, "", "Error: context deadline exceeded\n"),
         ("--endpoints @X --command-timeout 100ms lease timetolive 5", 2, "", "Error: context deadline exceeded\n"),
@@ -234,6 +236,11 @@ fn bash_completes_commands_and_flags() {
         ("etcdctl get --order=", "ASCEND DESCEND"),
         ("etcdctl get a@b --ord", "--order"),
         ("etcdctl put a: --prev", "--prev-kv"),
+        ("etcdctl member add x --le", "--learner"),
+        ("etcdctl member p", "promote"),
+        ("etcdctl make-mirror --no", "--no-dest-prefix"),
+        ("etcdctl defrag --cl", "--cluster"),
+        ("etcdctl mov", "move-leader"),
     ];
     for (line, choices) in cases {
         assert_eq!(complete(line), choices, "{line}");
@@ -478,9 +485,7 @@ fn compare(left: &Pair, right: &Pair, servers: Servers) -> Vec<(String, Said)> {
 
 /// Every flag of the commands has to be in a session twice: once it works, once it is refused.
 fn every_flag_was_there(transcripts: &[(String, Said)]) {
-    use ctl::commands::{
-        compaction, del, elect, endpoint, get, lease, lock, make_mirror, member, put, txn, watch,
-    };
+    use ctl::commands::{compaction, del, elect, endpoint, get, lease, lock, make_mirror, member, put, txn, watch};
     let commands: &[(&str, &[Flag])] = &[
         ("", ctl::GLOBAL),
         ("get", get::FLAGS),

@@ -75,7 +75,14 @@ fn wait_for(endpoint: &str, key: &str, value: &str) {
 }
 
 fn txn(endpoint: &str, requests: &str) {
-    run(endpoint, &["txn"], &format!("\n{requests}\n\n\n"));
+    run(endpoint, &["txn"], &format!("\n{}\n\n\n", requests.trim_end()));
+}
+
+/// Puts `count` keys, a hundred in a transaction.
+fn fill(endpoint: &str, prefix: &str, count: usize) {
+    for hundred in (0..count).collect::<Vec<_>>().chunks(100) {
+        txn(endpoint, &hundred.iter().map(|at| format!("put {prefix}{at:04} before\n")).collect::<String>());
+    }
 }
 
 /// Both programs mirror the same source at the same time, to a destination each.
@@ -88,13 +95,13 @@ fn a_mirror_is_what_etcdctl_makes_it() {
         (Kind::Lockstepd, &["--prefix", "k/", "--dest-prefix", "elsewhere/"]),
         (Kind::Lockstepd, &["--prefix", "k/", "--no-dest-prefix"]),
     ] {
-        let Some(servers) = [(); 3].iter().map(|()| Cluster::start(kind, 1)).collect::<Option<Vec<_>>>() else { return };
+        let Some(servers) = [(); 3].iter().map(|()| Cluster::start(kind, 1)).collect::<Option<Vec<_>>>() else {
+            return;
+        };
         let [source, theirs, ours] = [0, 1, 2].map(|at| servers[at].members[0].client_url());
         let granted = run(&source, &["lease", "grant", "600"], "");
         let lease = granted.split(' ').nth(1).unwrap();
-        for at in 0..150 {
-            run(&source, &["put", &format!("k/{at:03}"), "before"], "");
-        }
+        fill(&source, "k/", 1_500);
         run(&source, &["put", "k/leased", "x", "--lease", lease], "");
         run(&source, &["put", "not of the prefix", "x"], "");
         let mirrors = [(&etcdctl, &theirs), (&lockstepctl(), &ours)].map(|(program, destination)| {
@@ -107,10 +114,10 @@ fn a_mirror_is_what_etcdctl_makes_it() {
             [_, prefix, _, other] => key.replacen(prefix, other, 1),
             _ => key.to_string(),
         };
-        [&theirs, &ours].map(|destination| wait_for(destination, &renamed("k/149"), "before"));
-        txn(&source, "put k/001 after\nput k/new \"in one\"\ndel k/002\nput elsewhere x");
-        run(&source, &["del", "k/01", "--prefix"], "");
-        run(&source, &["put", "k/003", "again", "--lease", lease], "");
+        [&theirs, &ours].map(|destination| wait_for(destination, &renamed("k/1499"), "before"));
+        txn(&source, "put k/0001 after\nput k/new \"in one\"\ndel k/0002\nput elsewhere x");
+        run(&source, &["del", "k/001", "--prefix"], "");
+        run(&source, &["put", "k/0003", "again", "--lease", lease], "");
         run(&source, &["lease", "revoke", lease], "");
         run(&source, &["put", "k/last", "done"], "");
         [&theirs, &ours].map(|destination| wait_for(destination, &renamed("k/last"), "done"));
@@ -149,9 +156,7 @@ fn a_mirror_goes_on_after_a_break() {
         let args = [&["make-mirror", endpoints.as_str(), destination.as_str()][..], extra].concat();
         Mirror::start(&lockstepctl(), &args)
     };
-    for at in 0..300 {
-        run(&source, &["put", &format!("old/{at}"), "x"], "");
-    }
+    fill(&source, "old/", 2_500);
     let mirror = start(&[]);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -179,7 +184,8 @@ fn a_mirror_goes_on_after_a_break() {
     });
     run(&source, &["put", "mark", "1"], "");
     wait_for(&destination, "mark", "1");
-    let versionless = |endpoint: &str| keys(endpoint).into_iter().map(|(key, value, ..)| (key, value)).collect::<Vec<_>>();
+    let versionless =
+        |endpoint: &str| keys(endpoint).into_iter().map(|(key, value, ..)| (key, value)).collect::<Vec<_>>();
     assert_eq!(versionless(&source), versionless(&destination));
 
     mirror.signal(libc::SIGINT);
@@ -210,12 +216,11 @@ fn a_mirror_counts_and_ends_with_a_refusal() {
     let servers = [(); 2].map(|()| Cluster::start(Kind::Lockstepd, 1).unwrap());
     let [source, destination] = servers.each_ref().map(|server| server.members[0].client_url());
     let endpoints = format!("--endpoints={source}");
-    for at in 0..7 {
-        run(&source, &["put", &format!("k/{at}"), "x"], "");
-    }
+    fill(&source, "k/", 7);
     let mut counting = Mirror::start(&lockstepctl(), &["make-mirror", &endpoints, &destination]);
     run(&source, &["put", "big"], &"x".repeat(2_000));
-    let (code, told) = Mirror::start(&lockstepctl(), &["make-mirror", &endpoints, &small.members[0].client_url()]).end();
+    let (code, told) =
+        Mirror::start(&lockstepctl(), &["make-mirror", &endpoints, &small.members[0].client_url()]).end();
     assert_eq!(code, Some(1), "{told}");
     assert!(told.ends_with("Error: etcdserver: request is too large\n"), "{told}");
     let mut line = String::new();

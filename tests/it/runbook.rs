@@ -208,7 +208,8 @@ fn play_section(section: &Section, all: &[Section]) -> Result<(), String> {
             // Its own section tells when it works.
             (Err(_), Some(_)) => {
                 let early = section.blocks.iter().find(|block| block.later.is_none());
-                return early.map_or(Ok(()), |early| Err(format!("{} needs {} and is not later", early.name, block.name)));
+                return early
+                    .map_or(Ok(()), |early| Err(format!("{} needs {} and is not later", early.name, block.name)));
             }
             (Ok(()), _) => {}
         }
@@ -298,7 +299,11 @@ impl Machines {
 
     fn run(&self, command: &str, machine: &str) -> (String, bool) {
         let root = self.dir.path().join(machine);
-        let path = format!("{}:{}:/usr/bin:/bin", self.dir.path().join("tools").display(), self.own("/usr/local/bin", machine));
+        let path = format!(
+            "{}:{}:/usr/bin:/bin",
+            self.dir.path().join("tools").display(),
+            self.own("/usr/local/bin", machine)
+        );
         let mut script = format!("exec 2>&1\n{command}");
         self.addresses.iter().for_each(|(theirs, ours)| script = script.replace(theirs, ours));
         FOLDERS.iter().for_each(|folder| script = script.replace(folder, &self.own(folder, machine)));

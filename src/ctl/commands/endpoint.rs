@@ -105,7 +105,7 @@ pub(super) fn endpoints(context: &Context, settings: &Settings) -> Result<Vec<St
         return Ok(context.flags.list("endpoints"));
     }
     let client = Client::with(settings, settings.endpoints.clone(), Log::Iso)?;
-    let members = client.member_list().map_err(|failure| {
+    let members = client.member_list(true).map_err(|failure| {
         let why = failure.message.unwrap_or_default();
         Failure::new(code::ERROR, format!("failed to fetch endpoints from etcd cluster member list: {why}"))
     })?;

@@ -14,6 +14,13 @@ pub static ADD_FLAGS: &[Flag] = &[
 ];
 pub static UPDATE_FLAGS: &[Flag] =
     &[flag("peer-urls", Kind::Text, "", "comma-separated peer URLs the member has from now on")];
+/// Newer than 3.5.1, as is `downgrade`.
+pub static LIST_FLAGS: &[Flag] = &[flag(
+    "consistency",
+    Kind::Text,
+    "l",
+    "linearizable (l) list, or the serializable (s) one of the member that answers",
+)];
 pub static LIST_LONG: &str = "With --write-out=simple every member is a line of comma-separated items:
 ID, status, name, peer addresses, client addresses, is learner.
 ";
@@ -74,7 +81,15 @@ pub fn update(context: &mut Context) -> Result<(), Failure> {
 }
 
 pub fn list(context: &mut Context) -> Result<(), Failure> {
-    let response = Client::open(context)?.member_list()?;
+    let linearizable = match context.flags.bytes("consistency") {
+        b"l" => true,
+        b"s" => false,
+        other => {
+            let text = format!("unknown consistency flag {}", quote(other));
+            return Err(Failure::new(code::BAD_FEATURE, text));
+        }
+    };
+    let response = Client::open(context)?.member_list(linearizable)?;
     context.printer.member_list(&response)
 }
 
