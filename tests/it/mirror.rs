@@ -114,13 +114,13 @@ fn a_mirror_is_what_etcdctl_makes_it() {
             [_, prefix, _, other] => key.replacen(prefix, other, 1),
             _ => key.to_string(),
         };
-        [&theirs, &ours].map(|destination| wait_for(destination, &renamed("k/1499"), "before"));
+        [&theirs, &ours].iter().for_each(|destination| wait_for(destination, &renamed("k/1499"), "before"));
         txn(&source, "put k/0001 after\nput k/new \"in one\"\ndel k/0002\nput elsewhere x");
         run(&source, &["del", "k/001", "--prefix"], "");
         run(&source, &["put", "k/0003", "again", "--lease", lease], "");
         run(&source, &["lease", "revoke", lease], "");
         run(&source, &["put", "k/last", "done"], "");
-        [&theirs, &ours].map(|destination| wait_for(destination, &renamed("k/last"), "done"));
+        [&theirs, &ours].iter().for_each(|destination| wait_for(destination, &renamed("k/last"), "done"));
         assert_eq!(keys(&ours), keys(&theirs), "{flags:?}");
         drop(mirrors);
     }
