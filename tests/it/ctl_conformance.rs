@@ -723,9 +723,9 @@ fn mask_line(line: &str, table: &mut Vec<usize>, servers: Servers) -> String {
         let sign = if line.starts_with('|') { '|' } else { '+' };
         let cells: Vec<&str> = line.trim_end().split(sign).collect();
         let vary: &[&str] = if different {
-            &["TOOK", "DB SIZE", "RAFT INDEX", "RAFT APPLIED INDEX", "RAFT TERM", "VERSION"]
+            &["ID", "TOOK", "DB SIZE", "RAFT INDEX", "RAFT APPLIED INDEX", "RAFT TERM", "VERSION"]
         } else {
-            &["TOOK", "DB SIZE", "RAFT INDEX", "RAFT APPLIED INDEX"]
+            &["ID", "TOOK", "DB SIZE", "RAFT INDEX", "RAFT APPLIED INDEX"]
         };
         if table.is_empty() && sign == '+' {
             return "<rule>\n".into();

@@ -89,41 +89,47 @@ fn fill(endpoint: &str, prefix: &str, count: usize) {
 #[test]
 fn a_mirror_is_what_etcdctl_makes_it() {
     let Some(etcdctl) = Etcd::V35.program("etcdctl") else { return };
-    for (kind, flags) in [
-        (Kind::Etcd(Etcd::V35), &[][..]),
+    let cases: [(Kind, &[&str]); 4] = [
+        (Kind::Etcd(Etcd::V35), &[]),
         (Kind::Etcd(Etcd::V35), &["--prefix", "k/"]),
         (Kind::Lockstepd, &["--prefix", "k/", "--dest-prefix", "elsewhere/"]),
         (Kind::Lockstepd, &["--prefix", "k/", "--no-dest-prefix"]),
-    ] {
-        let Some(servers) = [(); 3].iter().map(|()| Cluster::start(kind, 1)).collect::<Option<Vec<_>>>() else {
-            return;
-        };
-        let [source, theirs, ours] = [0, 1, 2].map(|at| servers[at].members[0].client_url());
-        let granted = run(&source, &["lease", "grant", "600"], "");
-        let lease = granted.split(' ').nth(1).unwrap();
-        fill(&source, "k/", 1_500);
-        run(&source, &["put", "k/leased", "x", "--lease", lease], "");
-        run(&source, &["put", "not of the prefix", "x"], "");
-        let mirrors = [(&etcdctl, &theirs), (&lockstepctl(), &ours)].map(|(program, destination)| {
-            let endpoints = format!("--endpoints={source}");
-            let args = [&["make-mirror", endpoints.as_str()][..], flags, &[destination.as_str()]].concat();
-            Mirror::start(program, &args)
-        });
-        let renamed = |key: &str| match flags {
-            [_, prefix, "--no-dest-prefix"] => key.strip_prefix(prefix).unwrap().to_string(),
-            [_, prefix, _, other] => key.replacen(prefix, other, 1),
-            _ => key.to_string(),
-        };
-        [&theirs, &ours].iter().for_each(|destination| wait_for(destination, &renamed("k/1499"), "before"));
-        txn(&source, "put k/0001 after\nput k/new \"in one\"\ndel k/0002\nput elsewhere x");
-        run(&source, &["del", "k/001", "--prefix"], "");
-        run(&source, &["put", "k/0003", "again", "--lease", lease], "");
-        run(&source, &["lease", "revoke", lease], "");
-        run(&source, &["put", "k/last", "done"], "");
-        [&theirs, &ours].iter().for_each(|destination| wait_for(destination, &renamed("k/last"), "done"));
-        assert_eq!(keys(&ours), keys(&theirs), "{flags:?}");
-        drop(mirrors);
-    }
+    ];
+    std::thread::scope(|scope| {
+        for (kind, flags) in cases {
+            let etcdctl = &etcdctl;
+            scope.spawn(move || mirror_both_ways(etcdctl, kind, flags));
+        }
+    });
+}
+
+fn mirror_both_ways(etcdctl: &Path, kind: Kind, flags: &[&str]) {
+    let servers: Vec<Cluster> = (0..3).filter_map(|_| Cluster::start(kind, 1)).collect();
+    let [source, theirs, ours] = [0, 1, 2].map(|at| servers[at].members[0].client_url());
+    let granted = run(&source, &["lease", "grant", "600"], "");
+    let lease = granted.split(' ').nth(1).unwrap();
+    fill(&source, "k/", 1_100);
+    run(&source, &["put", "k/leased", "x", "--lease", lease], "");
+    run(&source, &["put", "not of the prefix", "x"], "");
+    let mirrors = [(etcdctl, &theirs), (&lockstepctl(), &ours)].map(|(program, destination)| {
+        let endpoints = format!("--endpoints={source}");
+        let args = [&["make-mirror", endpoints.as_str()][..], flags, &[destination.as_str()]].concat();
+        Mirror::start(program, &args)
+    });
+    let renamed = |key: &str| match flags {
+        [_, prefix, "--no-dest-prefix"] => key.strip_prefix(prefix).unwrap().to_string(),
+        [_, prefix, _, other] => key.replacen(prefix, other, 1),
+        _ => key.to_string(),
+    };
+    [&theirs, &ours].iter().for_each(|destination| wait_for(destination, &renamed("k/leased"), "x"));
+    txn(&source, "put k/0001 after\nput k/new \"in one\"\ndel k/0002\nput elsewhere x");
+    run(&source, &["del", "k/001", "--prefix"], "");
+    run(&source, &["put", "k/0003", "again", "--lease", lease], "");
+    run(&source, &["lease", "revoke", lease], "");
+    run(&source, &["put", "k/last", "done"], "");
+    [&theirs, &ours].iter().for_each(|destination| wait_for(destination, &renamed("k/last"), "done"));
+    assert_eq!(keys(&ours), keys(&theirs), "{flags:?}");
+    drop(mirrors);
 }
 
 /// A revision of the source is one of the destination, unless it has more operations than one transaction may.

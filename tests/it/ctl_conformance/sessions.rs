@@ -466,7 +466,6 @@ move-leader x
 move-leader 10000000000000000
 move-leader 0
 move-leader 5
-move-leader @M
 --endpoints @X --command-timeout 200ms move-leader 5
 member remove
 member remove x
