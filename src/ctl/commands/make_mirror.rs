@@ -79,6 +79,9 @@ pub fn run(context: &mut Context) -> Result<(), Failure> {
             _ = terminate.recv() => Ok(libc::SIGTERM),
         };
         told.abort();
+        if std::io::stdout().is_terminal() {
+            emit_live(b"\n");
+        }
         let next = shown.next.load(Ordering::Relaxed);
         if next > 0 {
             say_error(&format!("mirrored up to revision {}: --rev={next} goes on from there", next - 1));
@@ -223,6 +226,7 @@ impl Mirror {
             if !is_passing(&status) && status.code() != Code::Internal {
                 return Failure::new(code::ERROR, stream_error(&status));
             }
+            say_error(&format!("the watch of the source broke ({}); beginning it again", stream_error(&status)));
             self.source.leave();
             sleep(INSIST_PAUSE).await;
         }
