@@ -59,6 +59,8 @@ mod linearizability;
 mod long_ranges;
 #[path = "it/membership.rs"]
 mod membership;
+#[path = "it/mirror.rs"]
+mod mirror;
 #[cfg(feature = "server")]
 #[path = "it/peer.rs"]
 mod peer;
@@ -75,6 +77,8 @@ mod peer_snapshot;
 mod processes;
 #[path = "it/rot.rs"]
 mod rot;
+#[path = "it/runbook.rs"]
+mod runbook;
 #[path = "it/scenarios.rs"]
 mod scenarios;
 #[path = "it/sim_program.rs"]

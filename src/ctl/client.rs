@@ -31,6 +31,9 @@ const ATTEMPTS_MAX: u32 = 100;
 const BACKOFF: Duration = Duration::from_millis(25);
 /// Of the other endpoints, after a connection broke.
 const HEAD_START: Duration = Duration::from_millis(100);
+/// Of one attempt of a call that is made until it is answered, and the pause between two of them.
+const INSIST_LIMIT: Duration = Duration::from_secs(10);
+pub const INSIST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a command line and its environment want the cluster to be reached.
 #[derive(Clone, Debug)]
@@ -186,11 +189,38 @@ impl Client {
         runtime().block_on(self.call(self.deadline(), Repeat::Yes, LeaseLeasesRequest {}, send))
     }
 
-    pub fn member_list(&self) -> Result<MemberListResponse, Failure> {
-        let request = MemberListRequest { linearizable: true };
-        self.run(Repeat::Yes, request, async |channel, request| {
-            ClusterClient::new(channel).max_decoding_message_size(usize::MAX).member_list(request).await
-        })
+    pub fn member_list(&self, linearizable: bool) -> Result<MemberListResponse, Failure> {
+        let request = MemberListRequest { linearizable };
+        self.run(Repeat::Yes, request, async |channel, request| cluster(channel).member_list(request).await)
+    }
+
+    pub fn member_add(&self, request: MemberAddRequest) -> Result<MemberAddResponse, Failure> {
+        self.run(Repeat::No, request, async |channel, request| cluster(channel).member_add(request).await)
+    }
+
+    pub fn member_remove(&self, id: u64) -> Result<MemberRemoveResponse, Failure> {
+        let request = MemberRemoveRequest { id };
+        self.run(Repeat::No, request, async |channel, request| cluster(channel).member_remove(request).await)
+    }
+
+    pub fn member_update(&self, request: MemberUpdateRequest) -> Result<MemberUpdateResponse, Failure> {
+        self.run(Repeat::No, request, async |channel, request| cluster(channel).member_update(request).await)
+    }
+
+    pub fn member_promote(&self, id: u64) -> Result<MemberPromoteResponse, Failure> {
+        let request = MemberPromoteRequest { id };
+        self.run(Repeat::No, request, async |channel, request| cluster(channel).member_promote(request).await)
+    }
+
+    pub fn move_leader(&self, target_id: u64) -> Result<MoveLeaderResponse, Failure> {
+        let request = MoveLeaderRequest { target_id };
+        self.run(Repeat::Yes, request, async |channel, request| maintenance(channel).move_leader(request).await)
+    }
+
+    pub fn alarm(&self, deadline: Instant, request: AlarmRequest) -> Result<AlarmResponse, Failure> {
+        let send = async |channel, request| maintenance(channel).alarm(request).await;
+        let answer = runtime().block_on(self.call(deadline, Repeat::Yes, request, send));
+        answer.map_err(|why| Failure::new(code::ERROR, why))
     }
 
     /// Asks one endpoint. The error is the final text.
@@ -268,7 +298,21 @@ impl Client {
     /// Asks one endpoint.
     pub async fn defragment_until(&self, deadline: Instant, endpoint: &str) -> Result<DefragmentResponse, String> {
         let send = async |channel, request| maintenance(channel).defragment(request).await;
-        self.at(endpoint).call(deadline, Repeat::Yes, DefragmentRequest {}, send).await
+        self.at(endpoint).call(deadline, Repeat::No, DefragmentRequest {}, send).await
+    }
+
+    /// What follows asks until there is an answer, however long that takes, or a refusal that would come again: for a
+    /// mirror, which is to outlast its members.
+    pub async fn range_at_last(&self, request: RangeRequest) -> Result<RangeResponse, String> {
+        self.insist(request, async |channel, request| kv(channel).range(request).await).await
+    }
+
+    pub async fn put_at_last(&self, request: PutRequest) -> Result<PutResponse, String> {
+        self.insist(request, async |channel, request| kv(channel).put(request).await).await
+    }
+
+    pub async fn txn_at_last(&self, request: TxnRequest) -> Result<TxnResponse, String> {
+        self.insist(request, async |channel, request| kv(channel).txn(request).await).await
     }
 
     /// Begins to download a snapshot.
@@ -335,6 +379,27 @@ impl Client {
         }
     }
 
+    async fn insist<Q: Message + Clone, A, F>(&self, request: Q, send: impl Fn(Channel, Q) -> F) -> Result<A, String>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut attempt = 0;
+        loop {
+            let deadline = Instant::now() + INSIST_LIMIT;
+            let status = match self.attempt(deadline, request.clone(), &send).await {
+                Ok(answer) => return Ok(answer),
+                Err(status) => status,
+            };
+            self.warn(attempt, &status);
+            if !is_passing(&status) {
+                return Err(stream_error(&status));
+            }
+            self.leave();
+            attempt += 1;
+            sleep(INSIST_PAUSE).await;
+        }
+    }
+
     async fn attempt<Q, A, F>(
         &self,
         deadline: Instant,
@@ -373,11 +438,16 @@ impl Client {
             cause = deeper;
         }
         let text = format!("connection error: desc = \"transport: {cause}\"");
+        self.leave();
+        Status::unavailable(text)
+    }
+
+    /// The next call is another endpoint's turn, if there is one.
+    pub fn leave(&self) {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((index, _)) = connection.ready.take() {
             connection.broken.insert(index);
         }
-        Status::unavailable(text)
     }
 
     /// The first endpoint that answers; each is tried again and again until one does.
@@ -438,6 +508,10 @@ fn kv(channel: Channel) -> KvClient<Channel> {
     KvClient::new(channel).max_decoding_message_size(usize::MAX)
 }
 
+fn cluster(channel: Channel) -> ClusterClient<Channel> {
+    ClusterClient::new(channel).max_decoding_message_size(usize::MAX)
+}
+
 fn lease(channel: Channel) -> LeaseClient<Channel> {
     LeaseClient::new(channel).max_decoding_message_size(usize::MAX)
 }
@@ -454,6 +528,12 @@ fn final_text(status: &Status, deadline: Instant) -> String {
         _ if over => "context deadline exceeded".into(),
         _ => rpc_error(status),
     }
+}
+
+/// Could the same call, made again, be answered otherwise?
+pub fn is_passing(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted)
+        || status.message() == "etcdserver: too many requests"
 }
 
 /// What the end of a stream says.

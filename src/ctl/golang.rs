@@ -251,6 +251,17 @@ pub fn parse_int(text: &[u8], base: u32) -> Result<i64, String> {
     }
 }
 
+/// Go's `strconv.ParseUint` of a hexadecimal id. The error is Go's text.
+pub fn parse_id(text: &[u8]) -> Result<u64, String> {
+    let fail = |what: &str| Err(format!("strconv.ParseUint: parsing {}: {what}", quote(text)));
+    match std::str::from_utf8(text) {
+        Ok(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            u64::from_str_radix(digits, 16).or_else(|_| fail("value out of range"))
+        }
+        _ => fail("invalid syntax"),
+    }
+}
+
 /// Go's `strconv.ParseBool`.
 pub fn parse_bool(text: &[u8]) -> Result<bool, String> {
     match text {

@@ -24,8 +24,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use commands::{
-    check, cluster, compaction, completion, del, elect, endpoint, get, lease, lock, member, put, snapshot, txn,
-    version as version_command, watch as watch_command,
+    alarm, check, cluster, compaction, completion, defrag, del, elect, endpoint, get, lease, lock, make_mirror, member,
+    move_leader, put, snapshot, txn, version as version_command, watch as watch_command,
 };
 use flags::{Flag, Flags, Kind, flag, flag_short};
 use printer::Printer;
@@ -280,8 +280,19 @@ static CHILDREN: &[Command] = &[
         flags: compaction::FLAGS,
         ..leaf("compaction", "[options] <revision>", "Forgets what is older", Action::Run(compaction::run))
     },
-    group("alarm", "Alarms", &[later("disarm", "Disarms all alarms"), later("list", "Lists all alarms")]),
-    later("defrag", "Defragments the members' stores"),
+    group(
+        "alarm",
+        "Alarms",
+        &[
+            leaf("disarm", "", "Disarms all alarms", Action::Run(alarm::disarm)),
+            leaf("list", "", "Lists all alarms", Action::Run(alarm::list)),
+        ],
+    ),
+    Command {
+        flags: defrag::FLAGS,
+        shared: endpoint::SHARED,
+        ..leaf("defrag", "", "Defragments the stores of the members at the endpoints", Action::Run(defrag::run))
+    },
     Command {
         shared: endpoint::SHARED,
         ..group(
@@ -300,7 +311,12 @@ static CHILDREN: &[Command] = &[
             ],
         )
     },
-    later("move-leader", "Hands the leadership to another member"),
+    leaf(
+        "move-leader",
+        "<transferee-member-id>",
+        "Hands the leadership to another member",
+        Action::Run(move_leader::run),
+    ),
     Command {
         flags: watch_command::FLAGS,
         long: watch_command::LONG,
@@ -333,14 +349,22 @@ static CHILDREN: &[Command] = &[
         "member",
         "Membership",
         &[
-            later("add", "Adds a member"),
-            later("remove", "Removes a member"),
-            later("update", "Updates a member"),
             Command {
+                flags: member::ADD_FLAGS,
+                long: member::ADD_LONG,
+                ..leaf("add", "<memberName> [options]", "Adds a member to the cluster", Action::Run(member::add))
+            },
+            leaf("remove", "<memberID>", "Removes a member from the cluster", Action::Run(member::remove)),
+            Command {
+                flags: member::UPDATE_FLAGS,
+                ..leaf("update", "<memberID> [options]", "Updates a member's peer URLs", Action::Run(member::update))
+            },
+            Command {
+                flags: member::LIST_FLAGS,
                 long: member::LIST_LONG,
                 ..leaf("list", "", "Lists all members of the cluster", Action::Run(member::list))
             },
-            later("promote", "Promotes a learner"),
+            leaf("promote", "<memberID>", "Gives a learner its vote", Action::Run(member::promote)),
         ],
     ),
     group(
@@ -377,7 +401,16 @@ static CHILDREN: &[Command] = &[
             )
         }],
     ),
-    later("make-mirror", "Mirrors keys to another cluster"),
+    Command {
+        flags: make_mirror::FLAGS,
+        long: make_mirror::LONG,
+        ..leaf(
+            "make-mirror",
+            "[options] <destination>",
+            "Mirrors keys to another cluster",
+            Action::Run(make_mirror::run),
+        )
+    },
     Command {
         flags: lock::FLAGS,
         long: lock::LONG,

@@ -1,6 +1,8 @@
 //! Conformance of the command line: the same conversations through two pairs of client and server print the same,
 //! byte for byte, and exit the same. What may differ (ports, times, sizes, addresses in log lines) is masked, no more.
 
+#[path = "ctl_conformance/on_purpose.rs"]
+mod on_purpose;
 #[path = "ctl_conformance/sessions.rs"]
 mod sessions;
 #[path = "ctl_conformance/waiting.rs"]
@@ -65,100 +67,6 @@ fn etcdctl_prints_the_same_against_lockstepd() {
     }
 }
 
-/// What differs from etcdctl on purpose, each with its reason, against a real etcd.
-#[test]
-fn lockstepctl_differs_on_purpose() {
-    let Some(etcd) = Etcd::V35.program("etcd") else { return };
-    let links = tempfile::tempdir().unwrap();
-    let ours = Pair { client: our_etcdctl(links.path()), server: etcd };
-    let server = Server::start(&ours.server, &[]);
-    // line, exit code, standard output, what standard error has to hold
-    let cases: &[(&str, i32, &str, &str)] = &[
-        ("put a 1", 0, "OK\n", ""),
-        ("put b 2", 0, "OK\n", ""),
-        // etcdctl waits for ever.
-        (r#"--endpoints @X --command-timeout 100ms txn < "\n\n\n""#, 1, "", "Error: context deadline exceeded\n"),
-        (r#"txn < "\nget a --help\n\n\n""#, 3, "", "Error: invalid txn request: get a --help\n"),
-        // etcdctl panics.
-        (r#"txn < "mod(\"a\") >= \"1\"\n\n\n\n""#, 3, "", "unknown operator >="),
-        (r#"txn < "lease(\"a\") = \"0\"\n\nget a\n\n\n""#, 0, "SUCCESS\n\na\n1\n", ""),
-        (r#"txn < "lease(\"a\") = \"zz\"\n\n\n\n""#, 3, "", "invalid txn compare request"),
-        // Newer than 3.5.1.
-        ("get a --from-key --min-mod-rev 3", 0, "b\n2\n", ""),
-        ("get a --from-key --max-mod-rev 2", 0, "a\n1\n", ""),
-        ("get a --from-key --min-create-rev 3", 0, "b\n2\n", ""),
-        ("get a --from-key --max-create-rev 2", 0, "a\n1\n", ""),
-        ("get a --min-mod-rev x", 1, "<usage>", "invalid argument \"x\" for \"--min-mod-rev\" flag"),
-        ("get a --max-mod-rev x", 1, "<usage>", "invalid argument"),
-        ("get a --min-create-rev x", 1, "<usage>", "invalid argument"),
-        ("get a --max-create-rev x", 1, "<usage>", "invalid argument"),
-        ("del a b --range", 0, "1\n", ""),
-        ("del a b --range=x", 1, "<usage>", "invalid argument"),
-        // Not there yet, and said so.
-        ("--cert nope get a", 128, "", "Error: --cert is not supported yet\n"),
-        ("--key nope get a", 128, "", "Error: --key is not supported yet\n"),
-        ("--cacert nope get a", 128, "", "Error: --cacert is not supported yet\n"),
-        ("--user root:x get a", 128, "", "Error: --user is not supported yet\n"),
-        ("--discovery-srv example.com get a", 128, "", "Error: --discovery-srv is not supported yet\n"),
-        ("--insecure-transport=false get a", 128, "", "--insecure-transport=false is not supported yet\n"),
-        ("--endpoints https://@E get a", 128, "", ": TLS is not supported yet\n"),
-        ("--endpoints https://@E endpoint health", 128, "", ": TLS is not supported yet\n"),
-        ("ETCDCTL_CACERT=x get a", 128, "", "Error: --cacert is not supported yet\n"),
-        ("ETCDCTL_API=2 ls /", 1, "", "the v2 API (ETCDCTL_API=2) is not supported yet"),
-        ("alarm list", 1, "", "Error: etcdctl alarm list is not supported yet\n"),
-        // etcdctl waits for ever.
-        ("--endpoints @X --command-timeout 100ms lease list", 2, "", "Error: context deadline exceeded\n"),
-        ("--endpoints @X --command-timeout 100ms lease timetolive 5", 2, "", "Error: context deadline exceeded\n"),
-        (
-            "--endpoints @X --command-timeout 100ms lease keep-alive --once 5",
-            2,
-            "",
-            "Error: context deadline exceeded\n",
-        ),
-        // etcdctl takes the words before the last that is called like the command for a range.
-        ("put k 1", 0, "OK\n", ""),
-        ("watch k --rev 2 -- false false", 1, "PUT\nk\n1\n", "command [\"false\" \"false\"] error (exit status 1)\n"),
-        // Newer than 3.5.1.
-        ("completion", 1, "", "Error: accepts 1 arg(s), received 0\n"),
-        ("completion sh", 1, "", "Error: invalid argument \"sh\" for \"etcdctl completion\"\n"),
-        ("!__complete lea", 0, "lease\tLeases\n", ""),
-        ("!__complete --endpoints @E lease t", 0, "timetolive\tShows a lease\n", ""),
-        (
-            "!__complete watch --pre",
-            0,
-            "--prefix\twatch every key that begins with the given one\n\
-          --prev-kv\tshow the key-value pair from before each event\n",
-            "",
-        ),
-        ("!__complete -w ta", 0, "table\n", ""),
-        ("!__complete get --order = D", 0, "DESCEND\n", ""),
-        ("!__complete get --order=D", 0, "--order=DESCEND\n", ""),
-        ("!__complete completion z", 0, "zsh\n", ""),
-        (
-            "!__complete help endpoint h",
-            0,
-            "health\tChecks whether endpoints are healthy\n\
-          hashkv\tPrints the hash of each endpoint's history\n",
-            "",
-        ),
-        ("!__complete bogus x", 0, "", ""),
-        ("auth enable", 1, "", "Error: etcdctl auth enable is not supported yet\n"),
-        ("member add x --peer-urls=http://x", 1, "", "Error: "),
-        // A message that the Go client refuses to send is refused here, too.
-        ("put big < @BIG", 1, "", "trying to send message larger than max"),
-        // etcdctl cuts single-quoted words at the number of words.
-        (r#"txn < "\nput 'single q' 'x \"y\"'\nget 'single q'\n\n\n""#, 0, "SUCCESS\n\nOK\n\nsingle q\nx \"y\"\n", ""),
-    ];
-    for (line, code, stdout, stderr) in cases {
-        let said = speak(&ours.client, &server, line);
-        let out = String::from_utf8_lossy(&said.stdout);
-        let out = if out.starts_with("NAME:") { "<usage>" } else { &out };
-        assert_eq!((said.code, out), (Some(*code), *stdout), "{line}: {}", String::from_utf8_lossy(&said.stderr));
-        let err = String::from_utf8_lossy(&said.stderr);
-        assert!(err.contains(stderr) && (!stderr.is_empty() || err.is_empty()), "{line}: {err}");
-    }
-}
-
 /// A reader that goes away early is no error worth a word, let alone a panic.
 #[test]
 fn lockstepctl_survives_a_closed_pipe() {
@@ -220,6 +128,11 @@ fn bash_completes_commands_and_flags() {
         ("etcdctl get --order=", "ASCEND DESCEND"),
         ("etcdctl get a@b --ord", "--order"),
         ("etcdctl put a: --prev", "--prev-kv"),
+        ("etcdctl member add x --le", "--learner"),
+        ("etcdctl member p", "promote"),
+        ("etcdctl make-mirror --no", "--no-dest-prefix"),
+        ("etcdctl defrag --cl", "--cluster"),
+        ("etcdctl mov", "move-leader"),
     ];
     for (line, choices) in cases {
         assert_eq!(complete(line), choices, "{line}");
@@ -253,7 +166,7 @@ fn lockstepctl_checks_as_etcdctl_does() {
     };
     let check = |program: &Path| {
         let server = Server::start(&etcd, &[]);
-        let mut talk = Talk { program, server: &server, lease: String::new(), running: BTreeMap::new() };
+        let mut talk = Talk::new(program, &server);
         let mut said = Vec::new();
         let lines = [
             "check datascale --auto-compact",
@@ -464,7 +377,7 @@ fn compare(left: &Pair, right: &Pair, servers: Servers) -> Vec<(String, Said)> {
 
 /// Every flag of the commands has to be in a session twice: once it works, once it is refused.
 fn every_flag_was_there(transcripts: &[(String, Said)]) {
-    use ctl::commands::{compaction, del, elect, endpoint, get, lease, lock, put, txn, watch};
+    use ctl::commands::{compaction, del, elect, endpoint, get, lease, lock, make_mirror, member, put, txn, watch};
     let commands: &[(&str, &[Flag])] = &[
         ("", ctl::GLOBAL),
         ("get", get::FLAGS),
@@ -479,8 +392,13 @@ fn every_flag_was_there(transcripts: &[(String, Said)]) {
         ("watch", watch::FLAGS),
         ("lock", lock::FLAGS),
         ("elect", elect::FLAGS),
+        ("add", member::ADD_FLAGS),
+        ("update", member::UPDATE_FLAGS),
+        ("defrag", endpoint::SHARED),
+        // The others are newer, or about certificates and users.
+        ("make-mirror", &make_mirror::FLAGS[..3]),
     ];
-    // These are in `lockstepctl_differs_on_purpose`.
+    // These are in `on_purpose`.
     let newer = ["min-create-rev", "max-create-rev", "min-mod-rev", "max-mod-rev", "range"];
     let refused_yet = ["cert", "key", "cacert"];
     for (command, flags) in commands {
@@ -512,7 +430,7 @@ fn every_flag_was_there(transcripts: &[(String, Said)]) {
 /// One session through one pair: every line with what came back, masked.
 fn hold(session: &Session, pair: &Pair, servers: Servers) -> Vec<(String, Said)> {
     let server = Server::start(&pair.server, session.flags);
-    let mut talk = Talk { program: &pair.client, server: &server, lease: String::new(), running: BTreeMap::new() };
+    let mut talk = Talk::new(&pair.client, &server);
     let lines = session.lines.lines().filter(|line| !line.is_empty());
     let said = lines.filter_map(|line| talk.step(line)).collect::<Vec<_>>();
     said.into_iter().map(|(line, said)| (line, said.mask(&server, servers))).collect()
@@ -524,6 +442,8 @@ struct Talk<'a> {
     server: &'a Server,
     /// The last one that was granted, in hexadecimal.
     lease: String,
+    /// The last member that was added, in hexadecimal.
+    member: String,
     running: BTreeMap<String, Running>,
 }
 
@@ -535,7 +455,11 @@ struct Running {
     readers: [JoinHandle<Vec<u8>>; 2],
 }
 
-impl Talk<'_> {
+impl<'a> Talk<'a> {
+    fn new(program: &'a Path, server: &'a Server) -> Talk<'a> {
+        Talk { program, server, lease: String::new(), member: String::new(), running: BTreeMap::new() }
+    }
+
     /// What a line of a session does; a command that has ended comes back with what it said.
     fn step(&mut self, line: &str) -> Option<(String, Said)> {
         if let Some(ms) = line.strip_prefix("pause ") {
@@ -547,15 +471,15 @@ impl Talk<'_> {
         if !name.is_empty() && rest.starts_with(['>', '<', '?', '!', '.']) {
             return self.background(name, rest);
         }
-        let command = line.replace("@L", &self.lease);
+        let command = self.fill(line);
         let said = speak(self.program, self.server, &command);
-        self.note_lease(&said.stdout);
+        self.note(&said.stdout);
         Some((line.to_string(), said))
     }
 
     fn background(&mut self, name: &str, rest: &str) -> Option<(String, Said)> {
         if let Some(line) = rest.strip_prefix("> ") {
-            let (mut command, _) = prepare(self.program, self.server, &line.replace("@L", &self.lease));
+            let (mut command, _) = prepare(self.program, self.server, &self.fill(line));
             let mut child = command.spawn().unwrap();
             let stdout = Arc::new(Mutex::new(Vec::new()));
             let err = child.stderr.take().unwrap();
@@ -586,8 +510,15 @@ impl Talk<'_> {
         None
     }
 
-    fn note_lease(&mut self, stdout: &[u8]) {
+    fn fill(&self, line: &str) -> String {
+        line.replace("@L", &self.lease).replace("@M", &self.member)
+    }
+
+    fn note(&mut self, stdout: &[u8]) {
         let text = String::from_utf8_lossy(stdout);
+        if let Some((id, _)) = text.strip_prefix("Member ").and_then(|rest| rest.split_once(" added to")) {
+            self.member = id.trim().to_string();
+        }
         if let Some((id, _)) = text.strip_prefix("lease ").and_then(|rest| rest.split_once(" granted")) {
             self.lease = id.to_string();
         }
@@ -750,7 +681,7 @@ impl Said {
                     if !masked.ends_with("<usage>\n") {
                         masked.push_str("<usage>\n");
                     }
-                } else if !line.starts_with("INFO: ") && !line.starts_with("WARNING: ") {
+                } else if !OURS.iter().any(|ours| line.starts_with(ours)) {
                     masked.push_str(&mask_line(line, &mut table, servers));
                 }
             }
@@ -759,6 +690,9 @@ impl Said {
         self
     }
 }
+
+/// Lines that one of the two prints and the other does not: of Go's gRPC, and the end of a mirror of ours.
+const OURS: &[&str] = &["INFO: ", "WARNING: ", "mirrored up to revision "];
 
 fn replace(text: &[u8], what: &str, with: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
@@ -789,9 +723,9 @@ fn mask_line(line: &str, table: &mut Vec<usize>, servers: Servers) -> String {
         let sign = if line.starts_with('|') { '|' } else { '+' };
         let cells: Vec<&str> = line.trim_end().split(sign).collect();
         let vary: &[&str] = if different {
-            &["TOOK", "DB SIZE", "RAFT INDEX", "RAFT APPLIED INDEX", "RAFT TERM", "VERSION"]
+            &["ID", "TOOK", "DB SIZE", "RAFT INDEX", "RAFT APPLIED INDEX", "RAFT TERM", "VERSION"]
         } else {
-            &["TOOK", "DB SIZE", "RAFT INDEX", "RAFT APPLIED INDEX"]
+            &["ID", "TOOK", "DB SIZE", "RAFT INDEX", "RAFT APPLIED INDEX"]
         };
         if table.is_empty() && sign == '+' {
             return "<rule>\n".into();
@@ -844,7 +778,7 @@ fn mask_ids(line: &str) -> String {
         let run = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '=').unwrap_or(rest.len());
         let (word, after) = if run == 0 { rest.split_at(first.len_utf8()) } else { rest.split_at(run) };
         let is_hex = (12..17).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_hexdigit());
-        let is_decimal = (15..20).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_digit());
+        let is_decimal = (15..21).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_digit());
         let is_key = word.len() >= 20 && out.ends_with("key\":\"");
         let is_ttl = ["remaining(", "\"ttl\":"].iter().any(|marker| out.ends_with(marker)) && word != "1";
         out.push_str(if is_hex || is_decimal || is_key || is_ttl { "*" } else { word });

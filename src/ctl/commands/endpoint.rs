@@ -100,12 +100,12 @@ pub fn hashkv(context: &mut Context) -> Result<(), Failure> {
 }
 
 /// The endpoints to look at, as they were written.
-fn endpoints(context: &Context, settings: &Settings) -> Result<Vec<String>, Failure> {
+pub(super) fn endpoints(context: &Context, settings: &Settings) -> Result<Vec<String>, Failure> {
     if !context.flags.bool("cluster") {
         return Ok(context.flags.list("endpoints"));
     }
     let client = Client::with(settings, settings.endpoints.clone(), Log::Iso)?;
-    let members = client.member_list().map_err(|failure| {
+    let members = client.member_list(true).map_err(|failure| {
         let why = failure.message.unwrap_or_default();
         Failure::new(code::ERROR, format!("failed to fetch endpoints from etcd cluster member list: {why}"))
     })?;

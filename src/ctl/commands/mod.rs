@@ -2,17 +2,21 @@
 //!
 //! A command reads its flags, builds one request, calls it through `client` and hands the answer to `printer`.
 
+pub mod alarm;
 pub mod check;
 pub mod cluster;
 pub mod compaction;
 pub mod completion;
+pub mod defrag;
 pub mod del;
 pub mod elect;
 pub mod endpoint;
 pub mod get;
 pub mod lease;
 pub mod lock;
+pub mod make_mirror;
 pub mod member;
+pub mod move_leader;
 pub mod put;
 pub mod snapshot;
 pub mod txn;

@@ -4,13 +4,14 @@ use std::fmt::Write;
 
 use lockstep_proto::etcdserverpb::response_op::Response;
 use lockstep_proto::etcdserverpb::{
-    DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse,
-    LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, RangeResponse, ResponseHeader,
-    StatusResponse, TxnResponse,
+    AlarmResponse, DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse,
+    LeaseLeasesResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, RangeResponse,
+    ResponseHeader, StatusResponse, TxnResponse,
 };
 use lockstep_proto::mvccpb::KeyValue;
 
 use super::Health;
+use super::simple::alarm_name;
 use crate::ctl::golang::quote;
 use crate::ctl::watch::Watched;
 use crate::interop::status::Status;
@@ -145,6 +146,17 @@ pub fn member_list(response: &MemberListResponse) -> String {
         member.peer_ur_ls.iter().for_each(|url| out.quoted("PeerURL", url.as_bytes()));
         member.client_ur_ls.iter().for_each(|url| out.quoted("ClientURL", url.as_bytes()));
         out.line("IsLearner", member.is_learner);
+        out.0.push('\n');
+    }
+    out.0
+}
+
+pub fn alarm(response: &AlarmResponse) -> String {
+    let mut out = Fields::default();
+    out.header(&response.header);
+    for alarm in &response.alarms {
+        out.line("MemberID", alarm.member_id);
+        out.line("AlarmType", alarm_name(alarm.alarm));
         out.0.push('\n');
     }
     out.0

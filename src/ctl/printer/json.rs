@@ -3,9 +3,9 @@
 
 use lockstep_proto::etcdserverpb::response_op::Response;
 use lockstep_proto::etcdserverpb::{
-    DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse,
-    LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, RangeResponse, ResponseHeader,
-    ResponseOp, StatusResponse, TxnResponse,
+    AlarmResponse, DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse,
+    LeaseLeasesResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, Member, MemberListResponse, PutResponse,
+    RangeResponse, ResponseHeader, ResponseOp, StatusResponse, TxnResponse,
 };
 use lockstep_proto::mvccpb::{Event, KeyValue};
 
@@ -135,7 +135,7 @@ pub fn lease_grant(response: &LeaseGrantResponse) -> String {
 }
 
 pub fn lease_revoke(response: &LeaseRevokeResponse) -> String {
-    Object::new().header(&response.header).end()
+    header(&response.header)
 }
 
 pub fn lease_keep_alive(response: &LeaseKeepAliveResponse) -> String {
@@ -161,16 +161,36 @@ pub fn leases(response: &LeaseLeasesResponse) -> String {
 }
 
 pub fn member_list(response: &MemberListResponse) -> String {
-    let members = response.members.iter().map(|member| {
-        Object::new()
-            .number("ID", member.id)
-            .text("name", &member.name)
-            .list("peerURLs", strings(&member.peer_ur_ls))
-            .list("clientURLs", strings(&member.client_ur_ls))
-            .truth("isLearner", member.is_learner)
-            .end()
-    });
-    Object::new().header(&response.header).list("members", members.collect()).end()
+    membership(&response.header, &None, &response.members)
+}
+
+/// The members, after the one that is new.
+pub fn membership(header: &Option<ResponseHeader>, added: &Option<Member>, members: &[Member]) -> String {
+    let object = Object::new().header(header);
+    let object = added.iter().fold(object, |object, added| object.field("member", member(added)));
+    object.list("members", members.iter().map(member).collect()).end()
+}
+
+fn member(member: &Member) -> String {
+    Object::new()
+        .number("ID", member.id)
+        .text("name", &member.name)
+        .list("peerURLs", strings(&member.peer_ur_ls))
+        .list("clientURLs", strings(&member.client_ur_ls))
+        .truth("isLearner", member.is_learner)
+        .end()
+}
+
+/// An answer that is nothing but its header.
+pub fn header(header: &Option<ResponseHeader>) -> String {
+    Object::new().header(header).end()
+}
+
+pub fn alarm(response: &AlarmResponse) -> String {
+    let alarms = response.alarms.iter();
+    let alarms =
+        alarms.map(|alarm| Object::new().number("memberID", alarm.member_id).number("alarm", alarm.alarm).end());
+    Object::new().header(&response.header).list("alarms", alarms.collect()).end()
 }
 
 /// With `--hex`: ids in hexadecimal, and the odd `clientURLS`, `null` for no URL, and a name that nothing escapes.

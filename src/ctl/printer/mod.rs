@@ -9,9 +9,10 @@ mod simple;
 mod table;
 
 use lockstep_proto::etcdserverpb::{
-    DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse,
-    LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, RangeResponse, StatusResponse,
-    TxnResponse,
+    AlarmResponse, DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse,
+    LeaseLeasesResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberAddResponse, MemberListResponse,
+    MemberPromoteResponse, MemberRemoveResponse, MemberUpdateResponse, MoveLeaderResponse, PutResponse, RangeResponse,
+    StatusResponse, TxnResponse,
 };
 
 use super::golang::human_bytes;
@@ -177,6 +178,43 @@ impl Printer {
         })
     }
 
+    pub fn member_add(&self, response: &MemberAddResponse) -> Result<(), Failure> {
+        let id = response.member.as_ref().map(|member| member.id).unwrap_or_default();
+        let json =
+            |response: &MemberAddResponse| json::membership(&response.header, &response.member, &response.members);
+        self.change(response, || simple::member(id, "added to", &response.header), json)
+    }
+
+    pub fn member_remove(&self, id: u64, response: &MemberRemoveResponse) -> Result<(), Failure> {
+        let json = |response: &MemberRemoveResponse| json::membership(&response.header, &None, &response.members);
+        self.change(response, || simple::member(id, "removed from", &response.header), json)
+    }
+
+    pub fn member_update(&self, id: u64, response: &MemberUpdateResponse) -> Result<(), Failure> {
+        let json = |response: &MemberUpdateResponse| json::membership(&response.header, &None, &response.members);
+        self.change(response, || simple::member(id, "updated in", &response.header), json)
+    }
+
+    pub fn member_promote(&self, id: u64, response: &MemberPromoteResponse) -> Result<(), Failure> {
+        let json = |response: &MemberPromoteResponse| json::membership(&response.header, &None, &response.members);
+        self.change(response, || simple::member(id, "promoted in", &response.header), json)
+    }
+
+    pub fn move_leader(&self, leader: u64, target: u64, response: &MoveLeaderResponse) -> Result<(), Failure> {
+        let moved = || format!("Leadership transferred from {leader:x} to {target:x}\n");
+        self.change(response, moved, |response| json::header(&response.header))
+    }
+
+    pub fn alarm(&self, response: &AlarmResponse) -> Result<(), Failure> {
+        self.show(match self.format {
+            Format::Simple => simple::alarms(response),
+            Format::Fields => fields::alarm(response).into(),
+            Format::Json => json::line(json::alarm(response)),
+            Format::Protobuf => protobuf::message(response),
+            Format::Table => return unsupported("table"),
+        })
+    }
+
     pub fn endpoint_health(&self, list: &[Health]) -> Result<(), Failure> {
         self.show(match self.format {
             Format::Simple => {
@@ -224,6 +262,22 @@ impl Printer {
             Format::Json => json::line(json::snapshot_status(status)),
             Format::Protobuf => return unsupported("protobuf"),
             Format::Table => table::draw(&["hash", "revision", "total keys", "total size"], &[row]).into(),
+        })
+    }
+
+    /// What has changed the cluster: a sentence, or the message.
+    fn change<M: prost::Message>(
+        &self,
+        response: &M,
+        sentence: impl Fn() -> String,
+        json: impl Fn(&M) -> String,
+    ) -> Result<(), Failure> {
+        self.show(match self.format {
+            Format::Simple => sentence().into(),
+            Format::Fields => return unsupported("fields"),
+            Format::Json => json::line(json(response)),
+            Format::Protobuf => protobuf::message(response),
+            Format::Table => return unsupported("table"),
         })
     }
 

@@ -2,8 +2,8 @@
 
 use lockstep_proto::etcdserverpb::response_op::Response;
 use lockstep_proto::etcdserverpb::{
-    DeleteRangeResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseTimeToLiveResponse,
-    PutResponse, RangeResponse, TxnResponse,
+    AlarmResponse, AlarmType, DeleteRangeResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse,
+    LeaseTimeToLiveResponse, PutResponse, RangeResponse, ResponseHeader, TxnResponse,
 };
 use lockstep_proto::mvccpb::KeyValue;
 
@@ -83,6 +83,30 @@ pub fn lease_time_to_live(response: &LeaseTimeToLiveResponse, keys: bool) -> Vec
 pub fn leases(response: &LeaseLeasesResponse) -> Vec<u8> {
     let ids = response.leases.iter().map(|lease| hex16(lease.id) + "\n");
     format!("found {} leases\n{}", response.leases.len(), ids.collect::<String>()).into()
+}
+
+pub fn member(id: u64, done: &str, header: &Option<ResponseHeader>) -> String {
+    let cluster = header.unwrap_or_default().cluster_id;
+    format!("Member {id:16x} {done} cluster {cluster:16x}\n")
+}
+
+/// As Go shows a message in text: only what is not zero, each with a space behind it.
+pub fn alarms(response: &AlarmResponse) -> Vec<u8> {
+    let mut out = String::new();
+    for alarm in &response.alarms {
+        if alarm.member_id != 0 {
+            out.push_str(&format!("memberID:{} ", alarm.member_id));
+        }
+        if alarm.alarm != 0 {
+            out.push_str(&format!("alarm:{} ", alarm_name(alarm.alarm)));
+        }
+        out.push('\n');
+    }
+    out.into()
+}
+
+pub fn alarm_name(alarm: i32) -> String {
+    AlarmType::try_from(alarm).map_or_else(|_| alarm.to_string(), |known| known.as_str_name().to_string())
 }
 
 pub fn rows(rows: &Rows) -> Vec<u8> {

@@ -2,7 +2,8 @@
 //!
 //! A line is `[NAME=value …] words… [< "standard input"]`. Words may be quoted: 'as it is' or "with \n, \t and \xff".
 //! `@E` is the server's `host:port`, `@X` an address where nobody listens; a line without either gets
-//! `--endpoints=@E` in front, unless it begins with `!`. `#` begins a comment. `@L` is the last lease that was granted.
+//! `--endpoints=@E` in front, unless it begins with `!`. `#` begins a comment. `@L` is the last lease that was granted,
+//! `@M` the last member that was added.
 //!
 //! Commands that go on have a name of capitals: `A> words…` starts one, `A< "text"` writes to it, `A? 3` waits until it
 //! has printed three lines, `A!INT` and `A!TERM` send it a signal, `A.` waits for its end. `pause 300` waits so many
@@ -405,6 +406,136 @@ put a 1
 --endpoints '"x' get a
 --endpoints '"x"y' get a
 --endpoints
+"#,
+    },
+    Session {
+        name: "changes of members",
+        // So the server's id is the largest, and the list of members in the same order in every run.
+        flags: &["--initial-cluster-token=token-23601"],
+        lines: r#"
+member add
+member add a b
+member add a http://x HTTP://y
+member add x
+member add x --peer-urls
+member add x --peer-urls=
+member add x --peer-urls foo
+member add x --peer-urls localhost:2380
+member add x --peer-urls 127.0.0.1:2380
+member add x --peer-urls :2380
+member add x --peer-urls http://a
+member add x --peer-urls http://
+member add x --peer-urls ftp://a:1
+member add x --peer-urls http://a:1/x
+member add x --peer-urls http://a:1/
+member add x --peer-urls "http://a :1"
+member add x --peer-urls http://[::1
+member add x --peer-urls http://::1:2
+member add x --peer-urls http://a:b
+member add x --peer-urls http://a:1,http://b
+member add x --peer-urls http://10.0.0.1:2380
+member add x --learner=x --peer-urls http://10.0.0.2:2380
+member add learner --learner --peer-urls http://10.0.0.2:2380,http://host-2:2381
+member list
+member list -w json
+member list -w table
+endpoint status
+member add x --learner --peer-urls http://10.0.0.2:2380
+member add x --learner --peer-urls http://10.0.0.3:2380
+member promote
+member promote x
+member promote 5
+member promote @M
+member promote @M -w json
+member update
+member update x
+member update 5
+member update 5 --peer-urls
+member update 5 --peer-urls http://a
+member update 5 --peer-urls http://10.0.0.4:2380
+member update @M --peer-urls http://10.0.0.4:2380
+member update @M --peer-urls=http://10.0.0.4:2380 -w json
+member update @M --peer-urls http://10.0.0.4:2380 -w fields
+member update @M --peer-urls http://10.0.0.4:2380 -w table
+member update @M --peer-urls http://10.0.0.4:2380 -w yaml
+member update @M --bogus
+member list
+move-leader
+move-leader 1 2
+move-leader x
+move-leader 10000000000000000
+move-leader 0
+move-leader 5
+--endpoints @X --command-timeout 200ms move-leader 5
+member remove
+member remove x
+member remove "" -w json
+member remove -1
+member remove 10000000000000000
+member remove 5
+--endpoints @X --command-timeout 200ms member remove 5
+--endpoints @X --command-timeout 200ms member add x --peer-urls http://10.0.0.2:2380
+member remove @M
+member remove @M
+member add "a\"\u00e9 b" --learner --peer-urls http://10.0.0.5:2380
+member remove @M -w json
+member add json --learner --peer-urls http://10.0.0.5:2380 -w json
+member add --help
+"#,
+    },
+    Session {
+        name: "alarms",
+        flags: &["--quota-backend-bytes=16384"],
+        lines: r#"
+alarm
+alarm bogus
+alarm list x
+alarm disarm x
+alarm list --bogus
+alarm list
+alarm list -w json
+alarm list -w fields
+alarm disarm
+alarm disarm -w json
+put a 1
+alarm list
+alarm list -w json
+alarm list -w fields
+alarm list -w protobuf
+alarm list -w table
+alarm list -w yaml
+endpoint health
+endpoint status
+endpoint status -w table
+alarm disarm -w json
+alarm list
+put a 1
+alarm disarm
+alarm disarm -w protobuf
+put a 1
+alarm disarm -w table
+--endpoints @X --command-timeout 200ms alarm list
+--endpoints @X --command-timeout 200ms alarm disarm
+"#,
+    },
+    Session {
+        name: "defragmentation",
+        flags: &["--quota-backend-bytes=0"],
+        lines: r#"
+put a 1
+put a 2
+compaction 3 --physical
+defrag
+defrag words are ignored
+defrag --cluster
+defrag --cluster=x
+defrag --bogus
+defrag -w json
+defrag -w yaml
+--endpoints @E,http://@E defrag
+--endpoints @X,@E --command-timeout 300ms defrag
+--endpoints @X --command-timeout 200ms defrag --cluster
+get a
 "#,
     },
     Session {

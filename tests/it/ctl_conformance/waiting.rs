@@ -4,6 +4,48 @@ use super::sessions::Session;
 
 pub const WAITING: &[Session] = &[
     Session {
+        name: "mirror",
+        flags: &[],
+        lines: r#"
+put a/1 one
+put a/2 two
+put a/3 three
+put a/2 two again
+lease grant 300
+put a/leased x --lease @L
+put other no
+make-mirror
+make-mirror a b
+make-mirror --prefix
+make-mirror --dest-prefix
+make-mirror --no-dest-prefix=x a
+make-mirror --bogus a
+--endpoints @E make-mirror --prefix a/ --dest-prefix b/ --no-dest-prefix @E
+A> --endpoints @E make-mirror --prefix a/ --dest-prefix b/ @E
+B> --endpoints @E make-mirror --prefix=a/ --no-dest-prefix @E
+pause 1000
+get b/ --prefix
+get 0 9
+del a/1
+put a/4 four
+txn < "\nput a/5 five\nput a/6 six\ndel a/3\nput away too\n\n\n"
+pause 500
+get b/ --prefix
+get 0 9
+get leased
+del a/ --prefix
+pause 500
+get b/ --prefix
+get 0 9 --keys-only
+A!INT
+A.
+compaction 10
+B!TERM
+B.
+--endpoints @X --command-timeout 100ms member list
+"#,
+    },
+    Session {
         name: "lease",
         flags: &[],
         lines: r#"
