@@ -737,6 +737,7 @@ impl Consensus {
                 self.unpersisted.push_back(Held { number, writes, install, messages: held });
             } else {
                 self.node.on_persist_ready(number);
+                effects.extend(install.map(|index| Effect::Install { index }));
                 if !held.is_empty() {
                     effects.push(Effect::Send(held));
                 }
