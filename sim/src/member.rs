@@ -18,7 +18,7 @@ use lockstep::member::raft::{Consensus, Effect, Fetch, Input, Persist, Proposal,
 use lockstep::member::snapshot;
 use lockstep::member::watch;
 use lockstep::mvcc::read::Read;
-use lockstep::mvcc::{self, Backend, Batch, View};
+use lockstep::mvcc::{self, Backend, Batch, Poison, View};
 use lockstep::ports::clock::Instant;
 use lockstep::ports::dice::SeededDice;
 use lockstep::ports::disk::Disk;
@@ -186,6 +186,8 @@ struct Life {
     kept: Option<Arc<View>>,
     /// The snapshot that was received and is neither installed nor refused yet.
     receiving: Option<u64>,
+    /// Stores that snapshots have taken the place of.
+    former: Vec<Poison>,
     batches: VecDeque<Arc<Batch>>,
     /// A defragmentation is asked for.
     defragments: bool,
@@ -279,6 +281,7 @@ impl SimMember {
             apply: VecDeque::new(),
             kept: None,
             receiving: None,
+            former: Vec::new(),
             batches: VecDeque::new(),
             defragments: false,
             compaction_waits: false,
@@ -302,6 +305,7 @@ impl SimMember {
             sometimes!(!life.batches.is_empty(), "process ended before the store's commit");
             sometimes!(!life.reads.is_empty(), "process ended while a read waited for apply");
             life.backend.poison();
+            life.former.iter().for_each(Poison::set);
         }
         self.events.clear();
     }
@@ -446,7 +450,10 @@ impl SimMember {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let options = mvcc::Options { cache_bytes: self.setup.store_cache_bytes };
         let (store, backend) = snapshot::install(&disk, index, options).map_err(|e| e.to_string())?;
-        std::mem::replace(&mut life.backend, backend).poison();
+        // Views of the former store are read on; it dies with the process.
+        let former = std::mem::replace(&mut life.backend, backend);
+        life.former.push(former.poison_handle());
+        drop(former);
         life.receiving = None;
         let effects = life.applier.replace(store).map_err(|e| e.to_string())?;
         self.events.push(Event::Installed(index));

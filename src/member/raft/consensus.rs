@@ -721,10 +721,7 @@ impl Consensus {
                 let entries = entries.iter().map(tr::entry_out).collect();
                 effects.push(Effect::Persist(Persist { number, snapshot, hard_state, entries }));
             }
-            let mut install = snapshot.map(|mark| mark.index);
-            if mutation!(InstalledBeforeLog) {
-                effects.extend(install.take().map(|index| Effect::Install { index }));
-            }
+            let install = snapshot.map(|mark| mark.index);
             let committed = ready.take_committed_entries();
             if !committed.is_empty() {
                 effects.push(Effect::Apply(committed.iter().map(tr::entry_out).collect()));
@@ -737,6 +734,7 @@ impl Consensus {
                 self.unpersisted.push_back(Held { number, writes, install, messages: held });
             } else {
                 self.node.on_persist_ready(number);
+                effects.extend(install.map(|index| Effect::Install { index }));
                 if !held.is_empty() {
                     effects.push(Effect::Send(held));
                 }
