@@ -18,7 +18,7 @@ use lockstep::member::raft::{Consensus, Effect, Fetch, Input, Persist, Proposal,
 use lockstep::member::snapshot;
 use lockstep::member::watch;
 use lockstep::mvcc::read::Read;
-use lockstep::mvcc::{self, Backend, Batch, Poison, View};
+use lockstep::mvcc::{self, Backend, Batch, View};
 use lockstep::ports::clock::Instant;
 use lockstep::ports::dice::SeededDice;
 use lockstep::ports::disk::Disk;
@@ -78,6 +78,10 @@ impl Default for Setup {
 }
 
 impl Setup {
+    fn store_options(&self) -> mvcc::Options {
+        mvcc::Options { cache_bytes: self.store_cache_bytes, copy_step_bytes: self.copy_step_bytes }
+    }
+
     fn boot_config(&self, id: u64) -> boot::Config {
         let founder = |id| Member {
             id,
@@ -93,7 +97,7 @@ impl Setup {
             force_new_cluster: false,
             wal_dir: boot::WAL_DIR.to_owned(),
             wal: wal::Options { segment_bytes: self.segment_bytes, sync: true },
-            store: mvcc::Options { cache_bytes: self.store_cache_bytes, copy_step_bytes: self.copy_step_bytes },
+            store: self.store_options(),
             raft: self.raft.clone(),
         }
     }
@@ -186,8 +190,6 @@ struct Life {
     kept: Option<Arc<View>>,
     /// The snapshot that was received and is neither installed nor refused yet.
     receiving: Option<u64>,
-    /// Stores that snapshots have taken the place of.
-    former: Vec<Poison>,
     batches: VecDeque<Arc<Batch>>,
     /// A defragmentation is asked for.
     defragments: bool,
@@ -281,7 +283,6 @@ impl SimMember {
             apply: VecDeque::new(),
             kept: None,
             receiving: None,
-            former: Vec::new(),
             batches: VecDeque::new(),
             defragments: false,
             compaction_waits: false,
@@ -305,7 +306,6 @@ impl SimMember {
             sometimes!(!life.batches.is_empty(), "process ended before the store's commit");
             sometimes!(!life.reads.is_empty(), "process ended while a read waited for apply");
             life.backend.poison();
-            life.former.iter().for_each(Poison::set);
         }
         self.events.clear();
     }
@@ -442,18 +442,15 @@ impl SimMember {
     fn install(&mut self, index: u64) -> Result<(), String> {
         let Some(life) = &mut self.life else { return Ok(()) };
         life.batches.clear();
-        life.backend.give_up_copy();
         life.defragments = false;
         let is_of_former =
             |input: &apply::Input| matches!(input, apply::Input::Committed(_) | apply::Input::Defragmented(_));
         life.apply.retain(|work| !matches!(work, ApplyWork::Input(input) if is_of_former(input)));
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let options = mvcc::Options { cache_bytes: self.setup.store_cache_bytes };
+        let options = self.setup.store_options();
         let (store, backend) = snapshot::install(&disk, index, options).map_err(|e| e.to_string())?;
-        // Views of the former store are read on; it dies with the process.
         let former = std::mem::replace(&mut life.backend, backend);
-        life.former.push(former.poison_handle());
-        drop(former);
+        life.backend.succeed(former);
         life.receiving = None;
         let effects = life.applier.replace(store).map_err(|e| e.to_string())?;
         self.events.push(Event::Installed(index));

@@ -247,6 +247,7 @@ impl Backend {
     /// From now on nothing reaches the file, whatever happens and whoever is dropped.
     pub fn poison(&self) {
         self.file.poison().set();
+        self.old.iter().for_each(Old::poison);
     }
 
     /// The same, for whoever cannot hold the backend itself.

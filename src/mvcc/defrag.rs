@@ -20,7 +20,7 @@ use std::sync::Arc;
 use redb::{Database, Durability, ReadableDatabase};
 
 use super::backend::{Backend, Batch, META_CONSISTENT_INDEX, META_TERM, ROWS, Reader, create_tables, guarded, table};
-use super::blocks::{Blocks, directory};
+use super::blocks::{Blocks, Poison, directory};
 use super::overlay::Bucket;
 use super::read::Error;
 use super::row::{ROW_KEY_LEN, row_key};
@@ -69,11 +69,16 @@ impl Place {
 pub(super) struct Old {
     db: Option<Database>,
     readers: Arc<()>,
+    poison: Poison,
 }
 
 impl Old {
-    pub fn new(db: Database, readers: Arc<()>) -> Old {
-        Old { db: Some(db), readers }
+    pub fn new(db: Database, readers: Arc<()>, poison: Poison) -> Old {
+        Old { db: Some(db), readers, poison }
+    }
+
+    pub fn poison(&self) {
+        self.poison.set();
     }
 
     pub fn is_read(&self) -> bool {
@@ -186,7 +191,7 @@ impl Backend {
         file.renamed(&self.path);
         self.file = file;
         let old = self.db.replace(db).expect("the store is open");
-        self.old.push(Old::new(old, std::mem::take(&mut self.readers)));
+        self.old.push(Old::new(old, std::mem::take(&mut self.readers), self.file.poison().clone()));
         // From here on there is no way back: which of the two a power cut leaves is not known before this is done.
         self.disk.sync_dir(directory(&self.path)).map_err(|error| {
             self.failed = true;
@@ -194,11 +199,17 @@ impl Backend {
         })
     }
 
-    /// Another store takes the place of this one: what is copied of it is of no use.
-    pub fn give_up_copy(&mut self) {
-        if self.copy.is_some() {
-            let _ = self.abandon(Error::Storage("another store takes the place of this one".to_owned()));
+    /// This store takes the place of another: whoever reads that one goes on, and what was copied of it is of no use.
+    pub fn succeed(&mut self, mut former: Backend) {
+        if former.copy.is_some() {
+            let _ = former.abandon(Error::Storage("another store takes the place of this one".to_owned()));
         }
+        self.old.append(&mut former.old);
+        if let Some(db) = former.db.take() {
+            let readers = std::mem::take(&mut former.readers);
+            self.old.push(Old::new(db, readers, former.file.poison().clone()));
+        }
+        self.old.retain(Old::is_read);
     }
 
     /// Gives up the copy and its space.

@@ -647,12 +647,11 @@ impl BackendThread {
                     self.backend.defragment_begin().or_else(|error| self.defragmented(Err(error)))
                 }
                 Ok(ToBackend::Install(index)) => {
-                    self.backend.give_up_copy();
                     METRICS.defragmenting.set(0);
                     match self.snapshots.install(index) {
                         Ok((store, backend)) => {
-                            // Readers of the former store keep what they need of it.
-                            self.backend = backend;
+                            let former = std::mem::replace(&mut self.backend, backend);
+                            self.backend.succeed(former);
                             let _ = self.apply.send(ToApply::Installed(Box::new(store)));
                             Ok(())
                         }
