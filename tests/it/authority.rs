@@ -11,14 +11,7 @@ use lockstep::server::workers::Workers;
 use proptest::prelude::*;
 use tokio::sync::watch;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
-const PADDED: u8 = 0x8;
-const PRIORITY: u8 = 0x20;
+use crate::util::http2::{self, *};
 
 /// `:authority` in Huffman code.
 const NAME_HUFFMAN: &[u8] = &[0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
@@ -26,11 +19,9 @@ const ENDPOINT: &[u8] = b"http://127.0.0.1:2379";
 /// What `ENDPOINT` becomes.
 const MENDED: &[u8] = b"XXXXXXXXXXXXXXXXXXXXX";
 
+/// Of the connection or of its first stream.
 fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags, 0, 0, 0, u8::from(kind != SETTINGS)]);
-    frame.extend(payload);
-    frame
+    http2::frame(kind, flags, u32::from(kind != SETTINGS), payload)
 }
 
 /// An integer of RFC 7541, section 5.1, in the low `bits` of `first`.

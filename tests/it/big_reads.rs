@@ -78,18 +78,11 @@ const KINDS: &[(&str, Ask)] = &[
     }),
 ];
 
-fn resident_bytes(pid: u32) -> usize {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("the process is there");
-    let pages: usize = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("its second number");
-    pages * 4096
-}
-
-/// Runs `attack`, and meanwhile puts and gets; what the server grew by at most, and the longest of these requests.
-fn beside(cluster: &Cluster, before: usize, attack: impl FnOnce()) -> (usize, Duration) {
-    let pid = cluster.members[0].pid().expect("it runs");
+/// Runs `attack`, and meanwhile puts and gets: the server hardly grows, and each of these requests is quick.
+fn costs_little(name: &str, cluster: &Cluster, before: usize, attack: impl FnOnce()) {
     let client = cluster.client(0);
     let done = AtomicBool::new(false);
-    thread::scope(|scope| {
+    let (grown, longest) = thread::scope(|scope| {
         let watching = scope.spawn(|| {
             let (mut most, mut longest) = (before, Duration::ZERO);
             while !done.load(Ordering::Relaxed) {
@@ -98,7 +91,7 @@ fn beside(cluster: &Cluster, before: usize, attack: impl FnOnce()) -> (usize, Du
                 client.put(put).expect("a put");
                 client.range(RangeRequest { key: "small".into(), ..Default::default() }).expect("a get");
                 longest = longest.max(began.elapsed());
-                most = most.max(resident_bytes(pid));
+                most = most.max(cluster.members[0].resident_bytes());
                 thread::sleep(Duration::from_millis(5));
             }
             (most.saturating_sub(before), longest)
@@ -106,7 +99,10 @@ fn beside(cluster: &Cluster, before: usize, attack: impl FnOnce()) -> (usize, Du
         attack();
         done.store(true, Ordering::Relaxed);
         watching.join().expect("small requests are served")
-    })
+    });
+    println!("{name}: {AT_A_TIME} at a time cost {} MiB, small requests took {longest:?}", grown / MEGABYTE);
+    assert!(grown < MORE_BYTES, "{name}: {} MiB", grown / MEGABYTE);
+    assert!(longest < Duration::from_secs(5), "{name}: {longest:?}");
 }
 
 /// A server with the keys, and what it holds.
@@ -117,7 +113,7 @@ fn filled() -> (Cluster, usize) {
         let put = PutRequest { key: key(nth).into(), value: vec![nth as u8; MEGABYTE].into(), ..Default::default() };
         client.put(put).expect("a put");
     }
-    let before = resident_bytes(cluster.members[0].pid().expect("it runs"));
+    let before = cluster.members[0].resident_bytes();
     (cluster, before)
 }
 
@@ -126,7 +122,7 @@ fn big_reads_share_a_budget() {
     let (cluster, before) = filled();
     let url = cluster.members[0].client_url();
     for (name, ask) in KINDS {
-        let (grown, longest) = beside(&cluster, before, || {
+        costs_little(name, &cluster, before, || {
             thread::scope(|scope| {
                 for _ in 0..AT_A_TIME {
                     scope.spawn(|| match ask(&Client::connect(&url)) {
@@ -139,9 +135,6 @@ fn big_reads_share_a_budget() {
                 }
             });
         });
-        println!("{name}: {AT_A_TIME} at a time cost {} MiB, small requests took {longest:?}", grown / MEGABYTE);
-        assert!(grown < MORE_BYTES, "{name}: {} MiB", grown / MEGABYTE);
-        assert!(longest < Duration::from_secs(5), "{name}: {longest:?}");
     }
 }
 
@@ -164,7 +157,7 @@ fn gateway_answers_that_nobody_reads_cost_little() {
     let (cluster, before) = filled();
     let url = cluster.members[0].client_url();
     for (path, body) in GATEWAY {
-        let (grown, longest) = beside(&cluster, before, || {
+        costs_little(path, &cluster, before, || {
             let unread: Vec<TcpStream> = (0..AT_A_TIME).map(|_| post(&url, path, body)).collect();
             // Longer than anybody waits for a part of the budget.
             thread::sleep(Duration::from_secs(7));
@@ -181,9 +174,6 @@ fn gateway_answers_that_nobody_reads_cost_little() {
             println!("{path}: {answered} answered, {refused} refused");
             assert!(answered > 0, "{path}: none was answered");
         });
-        println!("{path}: {AT_A_TIME} at a time cost {} MiB, small requests took {longest:?}", grown / MEGABYTE);
-        assert!(grown < MORE_BYTES, "{path}: {} MiB", grown / MEGABYTE);
-        assert!(longest < Duration::from_secs(5), "{path}: {longest:?}");
         // Who hung up has given back what was his.
         let mut answer = Vec::new();
         post(&url, path, body).read_to_end(&mut answer).expect("an answer");

@@ -20,37 +20,19 @@ use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
 use crate::util::client::Client;
+use crate::util::http2::*;
 use crate::util::oracle::Etcd;
 use crate::util::process::{Cluster, Kind, Port, founder_flags, http_get};
 use crate::util::start::{command, lockstepd, run_to_end, start};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const PING: u8 = 6;
-const SETTINGS: u8 = 4;
-const RST_STREAM: u8 = 3;
-const HEADERS: u8 = 1;
-
 /// Far above what any of these attacks may cost, far below what they send or hold open.
-const MORE_MEMORY_BYTES: u64 = 192 << 20;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut out = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    out.extend([kind, flags]);
-    out.extend(stream.to_be_bytes());
-    out.extend(payload);
-    out
-}
+const MORE_MEMORY_BYTES: usize = 192 << 20;
 
 fn connect(url: &str) -> TcpStream {
     let stream = TcpStream::connect(url.trim_start_matches("http://")).expect("the server accepts");
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket takes a time-out");
     stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a socket takes a time-out");
     stream
-}
-
-fn resident_bytes(pid: u32) -> u64 {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("the server runs");
-    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number") * 4096
 }
 
 /// What a client keeps open or sends; connections that it returns stay open while others are served.
@@ -122,7 +104,7 @@ const REQUEST: &[u8] = b"\x83\x86\x44\x0b/v3/kv/put1\x41\x01x";
 fn rapid_reset(url: &str) -> Vec<TcpStream> {
     let reset = |number| {
         let stream = 2 * number + 1;
-        [frame(HEADERS, 4, stream, REQUEST), frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())].concat()
+        [frame(HEADERS, END_HEADERS, stream, REQUEST), frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())].concat()
     };
     http2(url, reset, 50_000)
 }
@@ -136,7 +118,7 @@ fn settings(url: &str) -> Vec<TcpStream> {
 }
 
 fn oversized_frames(url: &str) -> Vec<TcpStream> {
-    http2(url, |_| frame(0, 0, 1, &vec![0; 1 << 20]), 8)
+    http2(url, |_| frame(DATA, 0, 1, &vec![0; 1 << 20]), 8)
 }
 
 fn malformed_frames(url: &str) -> Vec<TcpStream> {
@@ -152,7 +134,7 @@ fn endless_headers(url: &str) -> Vec<TcpStream> {
             break;
         }
     }
-    http2(url, |number| frame(if number == 0 { HEADERS } else { 9 }, 0, 1, &vec![0x82; 16_000]), 2_000)
+    http2(url, |number| frame(if number == 0 { HEADERS } else { CONTINUATION }, 0, 1, &vec![0x82; 16_000]), 2_000)
 }
 
 fn nested_json(url: &str) -> Vec<TcpStream> {
@@ -184,8 +166,7 @@ fn unfinished(sent: usize) -> http::Request<tonic::body::Body> {
 fn messages_that_are_not_finished_have_a_budget() {
     let cluster = Cluster::start(Kind::Lockstepd, 1).expect("lockstepd is built");
     let url = cluster.members[0].client_url();
-    let pid = cluster.members[0].pid().expect("it runs");
-    let before = resident_bytes(pid);
+    let before = cluster.members[0].resident_bytes();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let endpoint = tonic::transport::Endpoint::from_shared(url.clone()).expect("a URL");
@@ -207,7 +188,7 @@ fn messages_that_are_not_finished_have_a_budget() {
         assert!(Instant::now() < deadline, "{} refused", refused.load(Ordering::Relaxed));
         std::thread::sleep(Duration::from_millis(20));
     }
-    let grown = resident_bytes(pid).saturating_sub(before);
+    let grown = cluster.members[0].resident_bytes().saturating_sub(before);
     println!("{} refused, resident memory grew by {} KiB", refused.load(Ordering::Relaxed), grown >> 10);
     assert!(grown < MORE_MEMORY_BYTES, "{grown} bytes more");
     assert!(refused.load(Ordering::Relaxed) < 90, "those within the budget go on");
@@ -223,7 +204,6 @@ fn messages_that_are_not_finished_have_a_budget() {
 fn rude_clients_leave_others_served() {
     let cluster = Cluster::start(Kind::Lockstepd, 1).expect("lockstepd is built");
     let url = cluster.members[0].client_url();
-    let pid = cluster.members[0].pid().expect("it runs");
     let attacks: &[(&str, Attack)] = &[
         ("slow heads", slow_heads),
         ("slow bodies", slow_bodies),
@@ -238,13 +218,13 @@ fn rude_clients_leave_others_served() {
         ("endless headers", endless_headers),
         ("nested JSON", nested_json),
     ];
-    let before = resident_bytes(pid);
+    let before = cluster.members[0].resident_bytes();
     for (name, attack) in attacks {
         let held = attack(&url);
         let began = Instant::now();
         let (status, _) = http_get(&url, "/health").unwrap_or_else(|| panic!("{name}: nobody answers"));
         let took = began.elapsed();
-        let grown = resident_bytes(pid).saturating_sub(before);
+        let grown = cluster.members[0].resident_bytes().saturating_sub(before);
         println!("{name}: another client was served in {took:?}, resident memory grew by {} KiB", grown >> 10);
         assert_eq!(status, 200, "{name}");
         assert!(took < Duration::from_secs(5), "{name}: {took:?}");
@@ -333,7 +313,7 @@ fn ends(kind: Kind) -> Option<Vec<(String, Code)>> {
     let cluster = Cluster::start(kind, 1)?;
     let url = cluster.members[0].client_url();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let before = resident_bytes(cluster.members[0].pid().expect("it runs"));
+    let before = cluster.members[0].resident_bytes();
     let mut ends = Vec::new();
     runtime.block_on(async {
         let mut channel = Endpoint::from_shared(url.clone()).expect("a URL").connect_lazy();
@@ -349,7 +329,7 @@ fn ends(kind: Kind) -> Option<Vec<(String, Code)>> {
             }
         }
     });
-    let grown = resident_bytes(cluster.members[0].pid().expect("it runs")).saturating_sub(before);
+    let grown = cluster.members[0].resident_bytes().saturating_sub(before);
     assert!(grown < MORE_MEMORY_BYTES, "{grown} bytes more");
     assert_eq!(http_get(&url, "/health").map(|answer| answer.0), Some(200));
     let log = cluster.members[0].log();

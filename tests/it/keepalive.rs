@@ -14,23 +14,9 @@ use lockstep::proto::etcdserverpb::{LeaseGrantRequest, LeaseKeepAliveRequest, Wa
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
 
+use crate::util::http2::*;
 use crate::util::oracle::Etcd;
 use crate::util::process::{Cluster, Kind};
-
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const HEADERS: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut out = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    out.extend([kind, flags]);
-    out.extend(stream.to_be_bytes());
-    out.extend(payload);
-    out
-}
 
 /// A connection that says only what it is told to.
 struct Bare(TcpStream);
@@ -39,7 +25,7 @@ impl Bare {
     fn connect(url: &str) -> Bare {
         let mut stream = TcpStream::connect(url.trim_start_matches("http://")).expect("the server accepts");
         stream.set_nodelay(true).expect("a socket");
-        let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &[])].concat();
+        let hello = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
         stream.write_all(&hello).expect("a preface");
         let mut bare = Bare(stream);
         while bare.next(Duration::from_secs(5)).expect("an open connection").expect("settings").0 != SETTINGS {}

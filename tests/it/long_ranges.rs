@@ -1,7 +1,5 @@
 //! Ranges whose answers are long: the same bytes as ever, in bounded memory, whoever reads them or does not.
 
-use std::fs;
-
 use lockstep::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use lockstep::proto::etcdserverpb::*;
 use lockstep::proto::mvccpb::KeyValue;
@@ -137,12 +135,11 @@ fn who_does_not_read_holds_little() {
     assert!(whole.kvs.len() == COUNT && whole.kvs.iter().enumerate().all(is_right));
     drop(whole);
 
-    let pid = cluster.members[0].pid().expect("it runs");
-    let before = resident_bytes(pid);
+    let before = cluster.members[0].resident_bytes();
     let lazy: Vec<Client> = (0..30).map(|_| Client::connect(&cluster.members[0].client_url())).collect();
     let unread: Vec<_> = lazy.iter().map(|client| client.range_unread(everything())).collect();
     // 3.6 GB were asked for; the budget of all is 256 MiB, and each client's windows and one piece come besides.
-    let grown = resident_bytes(pid).saturating_sub(before);
+    let grown = cluster.members[0].resident_bytes().saturating_sub(before);
     assert!(grown < 600 * MEGABYTE, "30 unread answers of 120 MB made the server grow by {} MB", grown / MEGABYTE);
     // Others are served, with long answers too, and what compaction takes meanwhile is still theirs to read.
     let revision = put(&client, "k0000".into(), b"new".to_vec(), 0);
@@ -150,10 +147,4 @@ fn who_does_not_read_holds_little() {
     assert_eq!(client.range(everything()).expect("another long range").kvs.len(), COUNT);
     let first = unread.into_iter().next().expect("one of them").finish();
     assert!(first.kvs.len() == COUNT && first.kvs.iter().enumerate().all(is_right), "an old view, read late");
-}
-
-fn resident_bytes(pid: u32) -> usize {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).expect("the process is there");
-    let pages: usize = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("its second number");
-    pages * 4096
 }

@@ -222,18 +222,18 @@ fn set(client: &Client, action: AlarmAction, member_id: u64, kind: AlarmType) ->
 fn everything(client: &Client, round: i64) -> Vec<String> {
     let delete = |key: &str| DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() };
     let range = |serializable| RangeRequest { key: "a".into(), serializable, ..Default::default() };
-    let mut said = Vec::new();
-    said.push(say(client.put(put("a", b"1")), |r| r.header));
-    said.push(say(client.range(range(false)), |r| r.header));
-    said.push(say(client.range(range(true)), |r| r.header));
-    said.push(say(client.txn(txn(Op::RequestPut(put("b", b"2")))), |r| r.header));
-    said.push(say(client.txn(txn(Op::RequestRange(range(false)))), |r| r.header));
-    said.push(say(client.txn(txn(Op::RequestDeleteRange(delete("b")))), |r| r.header));
-    said.push(say(client.lease_grant(LeaseGrantRequest { id: 77 + round, ttl: 9_000 }), |r| r.header));
-    said.push(say(client.lease_revoke(LeaseRevokeRequest { id: 77 }), |r| r.header));
-    said.push(say(client.delete_range(delete("a")), |r| r.header));
-    said.push(say(client.compact(CompactionRequest { revision: 2 + round, physical: true }), |r| r.header));
-    said
+    vec![
+        say(client.put(put("a", b"1")), |r| r.header),
+        say(client.range(range(false)), |r| r.header),
+        say(client.range(range(true)), |r| r.header),
+        say(client.txn(txn(Op::RequestPut(put("b", b"2")))), |r| r.header),
+        say(client.txn(txn(Op::RequestRange(range(false)))), |r| r.header),
+        say(client.txn(txn(Op::RequestDeleteRange(delete("b")))), |r| r.header),
+        say(client.lease_grant(LeaseGrantRequest { id: 77 + round, ttl: 9_000 }), |r| r.header),
+        say(client.lease_revoke(LeaseRevokeRequest { id: 77 }), |r| r.header),
+        say(client.delete_range(delete("a")), |r| r.header),
+        say(client.compact(CompactionRequest { revision: 2 + round, physical: true }), |r| r.header),
+    ]
 }
 
 /// What a server says and does through the life of two alarms.

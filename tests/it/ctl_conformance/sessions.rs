@@ -12,7 +12,7 @@
 /// A named conversation; each gets a fresh server.
 pub struct Session {
     pub name: &'static str,
-    /// What the server is started with; a session with flags is for real etcds only.
+    /// What the server is started with.
     pub flags: &'static [&'static str],
     pub lines: &'static str,
 }

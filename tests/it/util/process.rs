@@ -143,6 +143,14 @@ impl Member {
         self.child.as_ref().map(Child::id)
     }
 
+    /// What the running member holds of the machine's memory.
+    pub fn resident_bytes(&self) -> usize {
+        let pid = self.pid().expect("it runs");
+        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("the process is there");
+        let pages: usize = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("its second number");
+        pages * 4096
+    }
+
     /// The flags it is started with; a test may change them before a restart.
     pub fn args_mut(&mut self) -> &mut Vec<String> {
         &mut self.args
