@@ -154,6 +154,7 @@ pub const OTHERS: &[&str] = &[
     "commit not repeated in the copy of the store",
     "defragmentation given up",
     "defragmentation asked for while one was under way",
+    "defragmentation waited for a commit",
     "request exceeded the quota",
     "commit beside a defragmentation",
     "store defragmented",

@@ -326,7 +326,8 @@ fn a_full_quota_raises_an_alarm_and_compaction_and_defragmentation_make_room() {
                 Ok(_) => puts += 1,
                 Err(status) => break status,
             }
-            assert!(puts < 100, "{kind:?}: the quota does not hold");
+            // Etcd counts what it has committed, every 100 ms.
+            assert!(puts < 2_000, "{kind:?}: the quota does not hold");
         };
         assert_eq!(refused.message(), "etcdserver: mvcc: database space exceeded", "{kind:?}");
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{kind:?}");

@@ -124,6 +124,8 @@ pub struct Applier {
     out_of_space: Vec<Reply>,
     /// Who waits for the defragmentation that is under way.
     defragmenting: Vec<u64>,
+    /// It begins after the commit that is under way.
+    defragment_due: bool,
     applied: u64,
     applied_term: u64,
     /// Physical compactions that wait for their deletions.
@@ -151,6 +153,7 @@ impl Applier {
             quota_bytes: None,
             out_of_space: Vec::new(),
             defragmenting: Vec::new(),
+            defragment_due: false,
             applied,
             applied_term: 0,
             compacting: Vec::new(),
@@ -177,8 +180,11 @@ impl Applier {
         let gone: Arc<[LeaseChange]> = self.leases.ids().map(|id| LeaseChange::Revoked { id }).collect();
         let term = store.view().term();
         let quota_bytes = self.quota_bytes;
+        let defragmenting = std::mem::take(&mut self.defragmenting);
         *self = Applier { quota_bytes, ..Applier::new(store)? };
         let mut effects = vec![Effect::Leases(gone)];
+        // A store just made has nothing to give back.
+        effects.extend(defragmenting.into_iter().map(|id| defragmented(id, Ok(()))));
         effects.extend(self.start());
         effects.push(Effect::Applied { index: self.applied, term });
         effects.push(Effect::StoreDurable(self.store.durable_index()));
@@ -237,6 +243,10 @@ impl Applier {
                 self.store.committed(done);
                 step.after.push(Effect::StoreDurable(self.store.durable_index()));
                 step.visible = true;
+                if self.defragment_due {
+                    sometimes!("defragmentation waited for a commit");
+                    self.defragment(step);
+                }
             }
             Input::CompactStep => {
                 self.compact_step_due = false;
@@ -261,19 +271,15 @@ impl Applier {
                 step.after.push(Effect::Reply(Reply { id, result: keys.map(Response::LeaseKeys) }));
             }
             Input::Defragment { id } => {
-                if self.defragmenting.is_empty() {
-                    step.after.push(Effect::Defragment);
-                }
                 sometimes!(!self.defragmenting.is_empty(), "defragmentation asked for while one was under way");
                 self.defragmenting.push(id);
+                if self.defragmenting.len() == 1 {
+                    self.defragment(step);
+                }
             }
             Input::Defragmented(done) => {
                 let result = done.map(|reopened| self.store.reopened(reopened));
-                let replies = self.defragmenting.drain(..).map(|id| {
-                    let response = Response::Defragmented(result.clone());
-                    Effect::Reply(Reply { id, result: Ok(response) })
-                });
-                step.after.extend(replies);
+                step.after.extend(self.defragmenting.drain(..).map(|id| defragmented(id, result.clone())));
                 step.visible = true;
             }
         }
@@ -446,6 +452,15 @@ impl Applier {
         Some(Ok(response))
     }
 
+    /// What is pending is committed first: the copy is to be without what a compaction has deleted.
+    fn defragment(&mut self, step: &mut Step) {
+        self.defragment_due = self.store.is_committing();
+        if !self.defragment_due {
+            self.commit(step);
+            step.after.push(Effect::Defragment);
+        }
+    }
+
     fn change_membership(&mut self, change: impl FnOnce(&mut Membership, &mut Store) -> bool, step: &mut Step) -> bool {
         let changed = change(Arc::make_mut(&mut self.membership), &mut self.store);
         if changed {
@@ -486,6 +501,10 @@ impl Applier {
         }
         effects
     }
+}
+
+fn defragmented(id: u64, result: Result<(), String>) -> Effect {
+    Effect::Reply(Reply { id, result: Ok(Response::Defragmented(result)) })
 }
 
 const CONF_STATE_KEY: &[u8] = b"confState";

@@ -27,7 +27,10 @@ impl cluster_server::Cluster for Cluster {
         let request = request.into_inner();
         let peer_urls = urls(&request.peer_ur_ls)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let id = ids::added_member_id(&peer_urls, now.as_secs());
+        // Who is removed and added again within a second is another member all the same.
+        let known = self.node.membership();
+        let mut ids = (now.as_secs()..).map(|seconds| ids::added_member_id(&peer_urls, seconds));
+        let id = ids.find(|id| !known.is_removed(*id)).unwrap_or_default();
         let member = Member { id, peer_urls, is_learner: request.is_learner, ..Member::default() };
         let added = member.to_pb();
         let members = self.reconfigure.add(member).await.map_err(status)?;
