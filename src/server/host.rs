@@ -366,7 +366,6 @@ fn entries_of(work: &[ToLog]) -> usize {
 impl LogThread {
     fn run(mut self, inbox: Receiver<ToLog>) {
         let mut waiting = Vec::new();
-        self.order_spare();
         loop {
             if waiting.is_empty() {
                 let Ok(first) = inbox.recv() else { return };
@@ -543,6 +542,7 @@ impl ApplyThread {
         match self.applier.replace(store) {
             Ok(effects) => {
                 self.snapshots.received_no_more();
+                METRICS.snapshot_applying.set(0);
                 self.compacting_since = None;
                 tracing::info!("applied-index" = self.applier.applied(), "applied snapshot of the leader");
                 effects.into_iter().for_each(|effect| self.carry_out(effect));
@@ -648,6 +648,7 @@ impl BackendThread {
                 }
                 Ok(ToBackend::Install(index)) => {
                     METRICS.defragmenting.set(0);
+                    METRICS.snapshot_applying.set(1);
                     match self.snapshots.install(index) {
                         Ok((store, backend)) => {
                             let former = std::mem::replace(&mut self.backend, backend);

@@ -5,12 +5,14 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::metrics::METRICS;
 use super::peer::Pieces;
 use crate::interop::ReadAt;
 use crate::member::boot::SNAP_DIR;
@@ -52,9 +54,11 @@ impl Snapshots {
         let (pieces, body) = mpsc::channel(PIECES);
         let write = move || {
             let mut out = ToPieces { pieces, buffer: Vec::with_capacity(PIECE_BYTES) };
+            let started = Instant::now();
             let written = snapshot::write(&view, &mut out).map_err(io::Error::other).and_then(|()| out.flush());
-            if let Err(error) = written {
-                let _ = out.pieces.blocking_send(Err(error));
+            match written {
+                Ok(()) => METRICS.snapshot_seconds.observe(started.elapsed().as_secs_f64()),
+                Err(error) => drop(out.pieces.blocking_send(Err(error))),
             }
         };
         // Without a thread for it there is no snapshot, and raft will ask again.
@@ -96,6 +100,7 @@ impl Snapshots {
 
     /// First as it comes, then as a store of ours: the pages of a database refer to each other in any order.
     fn take(&self, meta: &SnapshotMeta, mut body: Pieces) -> io::Result<()> {
+        let started = Instant::now();
         let path = format!("{SNAP_DIR}/{:016x}.snap.db", meta.index);
         let spool = Spool { disk: &*self.disk, path: &path };
         let file = spool.create()?;
@@ -106,7 +111,9 @@ impl Snapshots {
             length += piece.len() as u64;
         }
         info!(index = meta.index, bytes = length, "received and saved database snapshot");
-        snapshot::receive(&self.disk, &Image(&*file), length, meta).map_err(io::Error::other)
+        snapshot::receive(&self.disk, &Image(&*file), length, meta).map_err(io::Error::other)?;
+        METRICS.snapshot_save_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(())
     }
 }
 

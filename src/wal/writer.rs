@@ -255,8 +255,10 @@ impl Wal {
     }
 
     /// Work that prepares the next segment, to be run on another thread now; `None` when there is nothing to prepare.
+    /// Not for a segment that has hardly begun: a member that writes little needs no second one.
     pub fn spare(&self) -> Option<Spare> {
-        if self.failed.is_some() || !self.spares.is_empty() || !self.preparation.begin() {
+        let is_early = self.at.offset < self.size / 4;
+        if is_early || self.failed.is_some() || !self.spares.is_empty() || !self.preparation.begin() {
             return None;
         }
         Some(Spare {

@@ -11,6 +11,7 @@ use lockstep::proto::etcdserverpb::*;
 use tonic::{Code, Status};
 
 use crate::util::client::Client;
+use crate::util::metrics::Page;
 use crate::util::oracle::Etcd;
 use crate::util::process::{Cluster, Kind, http_get};
 
@@ -347,7 +348,7 @@ fn a_learner_serves_little_and_is_promoted() {
     }
     let (status, body) = http_get(&cluster.members[i].client_url(), "/readyz").expect("an answer");
     assert!(status == 503 && body.contains("non_learner failed: not supported for learner"), "{status} {body}");
-    assert_eq!(metric(&cluster, i, "etcd_server_is_learner"), "1");
+    assert_eq!(Page::of(&cluster.members[i].client_url()).value("etcd_server_is_learner"), 1.0);
 
     // Other URLs leave it what it is.
     let id = member_id(&cluster, i);
@@ -359,7 +360,7 @@ fn a_learner_serves_little_and_is_promoted() {
 
     let promoted = insist("promote", || cluster.client(0).member_promote(MemberPromoteRequest { id })).members;
     assert!(promoted.iter().all(|m| !m.is_learner), "{promoted:?}");
-    assert_eq!(metric(&cluster, 0, "etcd_server_learner_promote_successes"), "1");
+    assert_eq!(Page::of(&cluster.members[0].client_url()).value("etcd_server_learner_promote_successes"), 1.0);
     cluster.members[i].wait_ready();
 
     // The next one is promoted through a member that does not lead.
@@ -400,6 +401,21 @@ fn learners_are_promoted_by_themselves_where_that_is_wanted() {
         std::thread::sleep(Duration::from_millis(50));
     }
     cluster.members[i].wait_ready();
+}
+
+/// Each is another member, though all of them come with the same URL and within a second.
+#[test]
+fn who_is_removed_and_added_again_at_once_has_another_id() {
+    let cluster = Cluster::start(Kind::Lockstepd, 1).expect("our own server");
+    let client = cluster.client(0);
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        let request = MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:1".to_owned()], is_learner: true };
+        let id = client.member_add(request).expect("a learner is added").member.expect("the one added").id;
+        assert!(!ids.contains(&id), "{id:x} has been there: {ids:x?}");
+        client.member_remove(MemberRemoveRequest { id }).expect("it is removed");
+        ids.push(id);
+    }
 }
 
 #[test]
@@ -485,10 +501,4 @@ fn who_does_not_fit_does_not_join() {
             "RemovedMemberIDs:[]}: PeerURLs: no match found for existing member (",
         );
     }
-}
-
-fn metric(cluster: &Cluster, i: usize, name: &str) -> String {
-    let (_, page) = http_get(&cluster.members[i].client_url(), "/metrics").expect("a page");
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
-    line.unwrap_or_else(|| panic!("there is no {name}"))
 }

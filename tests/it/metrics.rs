@@ -1,7 +1,6 @@
 //! `/metrics` beside that of a real etcd: what dashboards and alerts of etcd read has its names, types and labels, and
 //! counts what happened.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use lockstep_proto::etcdserverpb as pb;
 
 use crate::util::client::Client;
+use crate::util::metrics::Page;
 use crate::util::oracle::Etcd;
 use crate::util::process::{Cluster, Kind, Port, http_get};
 
@@ -26,7 +26,6 @@ const ABSENT: &[&str] = &[
     "etcd_debugging_store_watch_requests_total",
     "etcd_debugging_store_watchers",
     "etcd_debugging_store_writes_total",
-    "etcd_disk_backend_snapshot_duration_seconds",
     "etcd_grpc_proxy_cache_hits_total",
     "etcd_grpc_proxy_cache_keys_total",
     "etcd_grpc_proxy_cache_misses_total",
@@ -35,9 +34,7 @@ const ABSENT: &[&str] = &[
     "etcd_mvcc_db_open_read_transactions",
     "etcd_server_apply_duration_seconds",
     "etcd_server_go_version",
-    "etcd_server_snapshot_apply_in_progress_total",
     "etcd_snap_db_fsync_duration_seconds",
-    "etcd_snap_db_save_total_duration_seconds",
     "etcd_snap_fsync_duration_seconds",
 ];
 
@@ -70,81 +67,6 @@ const DASHBOARDS: &[&str] = &[
     "grpc_server_started_total",
     "process_resident_memory_bytes",
 ];
-
-#[derive(Default)]
-struct Page {
-    /// Text and type, by name.
-    families: BTreeMap<String, (String, String)>,
-    /// By name and labels, labels in order.
-    samples: BTreeMap<String, f64>,
-}
-
-impl Page {
-    fn of(url: &str) -> Page {
-        // HTTP/1.0, so that the page comes in one piece.
-        let mut stream = TcpStream::connect(url.trim_start_matches("http://")).expect("the server accepts");
-        write!(stream, "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("the request is sent");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("the answer is read");
-        assert!(text.starts_with("HTTP/1.0 200"), "{text}");
-        let mut page = Page::default();
-        for line in text.lines().map(str::trim) {
-            if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' ')) {
-                page.families.entry(name.to_owned()).or_default().0 = help.to_owned();
-            } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' ')) {
-                page.families.entry(name.to_owned()).or_default().1 = kind.to_owned();
-            } else if let Some((sample, value)) = line.rsplit_once(' ')
-                && let Ok(value) = value.parse()
-            {
-                page.samples.insert(sorted_labels(sample), value);
-            }
-        }
-        page
-    }
-
-    fn value(&self, sample: &str) -> f64 {
-        self.samples.get(&sorted_labels(sample)).copied().unwrap_or(f64::NAN)
-    }
-
-    /// All samples of a family together.
-    fn sum(&self, family: &str) -> f64 {
-        let of = |sample: &str| sample.split('{').next() == Some(family);
-        self.samples.iter().filter(|(sample, _)| of(sample)).map(|(_, value)| value).sum()
-    }
-
-    /// The label names, and the buckets, that a family's samples have.
-    fn shape(&self, family: &str) -> Vec<String> {
-        let of = |sample: &&String| {
-            let name = sample.split('{').next().unwrap_or_default();
-            let tail = name.strip_prefix(family);
-            tail.is_some_and(|tail| matches!(tail, "" | "_bucket" | "_sum" | "_count"))
-        };
-        let mut shape: Vec<String> = self.samples.keys().filter(of).map(|sample| names_of(sample)).collect();
-        shape.dedup();
-        shape.sort();
-        shape.dedup();
-        shape
-    }
-}
-
-fn sorted_labels(sample: &str) -> String {
-    let Some((name, labels)) = sample.split_once('{') else { return sample.to_owned() };
-    let mut labels: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
-    labels.sort_unstable();
-    format!("{name}{{{}}}", labels.join(","))
-}
-
-/// The sample without its labels' values, but for the bounds of buckets.
-fn names_of(sample: &str) -> String {
-    let Some((name, labels)) = sample.split_once('{') else { return sample.to_owned() };
-    let labels = labels.trim_end_matches('}').split(',');
-    let labels = labels.map(|label| match label.strip_prefix("le=") {
-        // A bound is a number however it is written.
-        Some(bound) => format!("le={:?}", bound.trim_matches('"').parse::<f64>()),
-        None => label.split('=').next().unwrap_or_default().to_owned(),
-    });
-    format!("{name}{{{}}}", labels.collect::<Vec<_>>().join(","))
-}
 
 fn put(client: &Client, value: &str) {
     let request = pb::PutRequest { key: "key".into(), value: value.to_owned().into(), ..Default::default() };

@@ -7,6 +7,7 @@ use lockstep::proto::etcdserverpb::{
     PutRequest, RangeRequest, StatusRequest, WatchCreateRequest,
 };
 
+use crate::util::metrics::Page;
 use crate::util::process::{Cluster, Kind};
 use crate::util::watch::Watch;
 
@@ -78,6 +79,20 @@ fn a_member_that_was_away_gets_a_snapshot_and_goes_on() {
     agree(&cluster);
     let log = cluster.members[2].log();
     assert!(log.contains("applied snapshot of the leader"), "{log}");
+    let pages: Vec<Page> = cluster.members.iter().map(|member| Page::of(&member.client_url())).collect();
+    let sum = |name: &str| pages.iter().map(|page| page.sum(name)).sum::<f64>();
+    for name in [
+        "etcd_network_snapshot_send_success",
+        "etcd_network_snapshot_send_total_duration_seconds_count",
+        "etcd_network_snapshot_receive_success",
+        "etcd_disk_backend_snapshot_duration_seconds_count",
+    ] {
+        assert!(sum(name) >= 1.0, "{name}: {}", sum(name));
+    }
+    assert!(pages[2].value("etcd_snap_db_save_total_duration_seconds_count") >= 1.0);
+    for name in ["etcd_network_snapshot_send_inflights_total", "etcd_server_snapshot_apply_in_progress_total"] {
+        assert_eq!(sum(name), 0.0, "{name}");
+    }
     let third = cluster.client(2);
     let everything = RangeRequest {
         key: "\0".into(),

@@ -465,13 +465,14 @@ fn recycled_segments_never_show_a_former_life() {
 fn a_spare_prepared_elsewhere_is_used() {
     let disk = MemDisk::new();
     let mut wal = create(&disk, SMALL);
+    assert!(wal.spare().is_none(), "the first segment has hardly begun");
+    wal.append(None, &entries(1..3, 1, 600)).unwrap();
     let spare = wal.spare().unwrap();
     assert!(wal.spare().is_none(), "one at a time");
     drop(spare);
     wal.spare().unwrap().prepare().unwrap();
     assert!(wal.spare().is_none(), "there is one");
     let before = disk.counters().allocates;
-    wal.append(None, &entries(1..3, 1, 600)).unwrap();
     wal.append(None, &entries(3..5, 1, 600)).unwrap();
     assert_eq!(disk.counters().allocates, before);
     assert_eq!(disk.files().len(), 2);

@@ -21,6 +21,7 @@ use crate::CLUSTER_VERSION;
 use crate::interop::snapshot::DIGEST_BYTES;
 use crate::interop::store::{Error, Export};
 use crate::mvcc::read::{Error as StoreError, Read};
+use crate::server::metrics::METRICS;
 use crate::server::node::Node;
 
 /// A blob of etcd's.
@@ -97,7 +98,10 @@ fn write(node: &Node, _permit: OwnedSemaphorePermit, out: mpsc::Sender<Blob>) {
         Ok(total_bytes)
     });
     match written {
-        Ok(bytes) => info!("total-bytes" = bytes, took = ?started.elapsed(), "sent database snapshot to client"),
+        Ok(bytes) => {
+            METRICS.snapshot_seconds.observe(started.elapsed().as_secs_f64());
+            info!("total-bytes" = bytes, took = ?started.elapsed(), "sent database snapshot to client");
+        }
         Err(_) if out.is_closed() => info!(took = ?started.elapsed(), "the client of a snapshot went away"),
         Err(error) => {
             warn!(%error, "failed to send database snapshot to client");

@@ -43,6 +43,9 @@ pub struct Metrics {
     pub backend_commit_seconds: Histogram,
     pub defragment_seconds: Histogram,
     pub defragmenting: IntGauge,
+    pub snapshot_seconds: Histogram,
+    pub snapshot_save_seconds: Histogram,
+    pub snapshot_applying: IntGauge,
     pub store_file_bytes: IntGauge,
     pub puts: IntCounter,
     pub deletes: IntCounter,
@@ -192,6 +195,20 @@ impl Metrics {
             defragmenting: make.gauge(
                 "etcd_disk_defrag_inflight",
                 "Whether or not defrag is active on the member. 1 means active, 0 means not.",
+            ),
+            snapshot_seconds: make.histogram(
+                "etcd_disk_backend_snapshot_duration_seconds",
+                "The latency distribution of backend snapshots.",
+                buckets(0.01, 17),
+            ),
+            snapshot_save_seconds: make.histogram(
+                "etcd_snap_db_save_total_duration_seconds",
+                "The total latency distributions of v3 snapshot save",
+                buckets(0.1, 10),
+            ),
+            snapshot_applying: make.gauge(
+                "etcd_server_snapshot_apply_in_progress_total",
+                "1 if the server is applying the incoming snapshot. 0 if none.",
             ),
             store_file_bytes: make
                 .gauge("lockstep_store_file_bytes", "The length of the store's file: what it takes of the disk."),

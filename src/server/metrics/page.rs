@@ -2,12 +2,12 @@
 
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
-use prometheus::{Counter, Gauge, IntCounterVec, IntGaugeVec, Opts};
+use prometheus::{Counter, Gauge, Histogram, IntCounterVec, IntGaugeVec, Opts};
 
 use crate::mvcc::read::Read;
 use crate::server::files;
 use crate::server::node::Node;
-use crate::server::peer::PeerReport;
+use crate::server::peer::{PeerReport, TransferReport};
 use crate::server::space::quota_as_told;
 use crate::{CLUSTER_VERSION, ETCD_VERSION, VERSION};
 
@@ -155,13 +155,40 @@ pub fn peers(local: &str, reports: &[PeerReport]) -> Families {
         active.with_label_values(&[local, &report.id]).set(report.is_active.into());
         lost.with_label_values(&[local, &report.id]).inc_by(report.disconnected);
     }
-    let mut round_trips: Option<MetricFamily> = None;
-    for mut family in reports.iter().flat_map(|report| report.round_trips.collect()) {
-        match &mut round_trips {
-            Some(all) => all.mut_metric().extend(family.take_metric()),
-            None => round_trips = Some(family),
+    // Of each peer there is one of its own.
+    let histogram = |of: fn(&PeerReport) -> Option<&Histogram>| {
+        let mut whole: Option<MetricFamily> = None;
+        for mut family in reports.iter().filter_map(of).flat_map(Collector::collect) {
+            match &mut whole {
+                Some(all) => all.mut_metric().extend(family.take_metric()),
+                None => whole = Some(family),
+            }
         }
-    }
+        whole
+    };
+    let transfers = |what: &str, label: &str, of: fn(&PeerReport) -> &TransferReport| {
+        let vec = |name: &str, help: &str| {
+            let opts = Opts::new(format!("etcd_network_snapshot_{what}_{name}"), format!("Total number of {help}"));
+            IntGaugeVec::new(opts, &[label]).expect("the name is well-formed")
+        };
+        let under_way = vec("inflights_total", &format!("inflight snapshot {what}s"));
+        let counter = |name: &str, help: &str, value: fn(&TransferReport) -> u64| {
+            let opts = Opts::new(format!("etcd_network_snapshot_{what}_{name}"), format!("Total number of {help}"));
+            let vec = IntCounterVec::new(opts, &[label]).expect("the name is well-formed");
+            for report in reports.iter().filter(|report| of(report).is_any()) {
+                vec.with_label_values(&[&report.id]).inc_by(value(of(report)));
+            }
+            vec.collect()
+        };
+        for report in reports.iter().filter(|report| of(report).is_any()) {
+            under_way.with_label_values(&[&report.id]).set(of(report).under_way as i64);
+        }
+        [
+            under_way.collect(),
+            counter("success", &format!("successful snapshot {what}s"), |t| t.seconds.get_sample_count()),
+            counter("failures", &format!("snapshot {what} failures"), |t| t.failed),
+        ]
+    };
     let families = [
         active.collect(),
         lost.collect(),
@@ -184,7 +211,11 @@ pub fn peers(local: &str, reports: &[PeerReport]) -> Families {
             |r| r.stats.received_failures,
         ),
     ];
-    families.into_iter().flatten().chain(round_trips).filter(|family| !family.get_metric().is_empty()).collect()
+    let snapshots = [transfers("send", "To", |r| &r.sends), transfers("receive", "From", |r| &r.receives)];
+    let histograms =
+        [histogram(|r| Some(&r.round_trips)), histogram(|r| r.sends.any()), histogram(|r| r.receives.any())];
+    let families = families.into_iter().chain(snapshots.into_iter().flatten()).flatten();
+    families.chain(histograms.into_iter().flatten()).filter(|family| !family.get_metric().is_empty()).collect()
 }
 
 /// What the system says of this process; what it does not say is left out.

@@ -36,6 +36,7 @@ mod reader;
 mod remote;
 mod snapshot;
 mod status;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -56,6 +57,7 @@ pub use self::lease::{LeaseAnswer, LeaseClient, LeaseError, LeaseFuture, LeaseQu
 pub use self::promote::{PromoteAnswer, PromoteFuture, promote};
 pub use self::remote::{PeerReport, PeerStats};
 pub use self::snapshot::{Pieces, Taking};
+pub use self::transfer::TransferReport;
 
 use self::identity::{Identity, hex};
 use self::remote::{Remote, Sent};

@@ -15,6 +15,7 @@ use super::conn::PeerUrl;
 use super::identity::hex;
 use super::outbox::{Outbox, Pushed, StreamKind};
 use super::status::PeerStatus;
+use super::transfer::{TransferReport, Transfers};
 use super::{Shared, pipeline, probe, reader, snapshot};
 
 /// Dropped messages are logged at most so often for each peer; a full queue drops them by the thousand.
@@ -40,6 +41,9 @@ pub struct PeerReport {
     /// How often it was active and then was not.
     pub disconnected: u64,
     pub round_trips: Histogram,
+    /// Of snapshots.
+    pub sends: TransferReport,
+    pub receives: TransferReport,
 }
 
 pub(super) struct Remote {
@@ -50,6 +54,9 @@ pub(super) struct Remote {
     pub status: PeerStatus,
     pub counters: Counters,
     pub round_trips: Histogram,
+    /// Of snapshots.
+    pub sends: Transfers,
+    pub receives: Transfers,
     msgapp: Outbox,
     message: Outbox,
     pipeline: mpsc::Sender<Message>,
@@ -87,6 +94,8 @@ impl Remote {
             status: PeerStatus::new(hex(id)),
             counters: Counters::default(),
             round_trips: round_trips(id),
+            sends: Transfers::to(id),
+            receives: Transfers::from(id),
             msgapp: Outbox::default(),
             message: Outbox::default(),
             pipeline,
@@ -200,6 +209,8 @@ impl Remote {
             is_active: self.status.since().is_some(),
             disconnected: self.status.disconnected(),
             round_trips: self.round_trips.clone(),
+            sends: self.sends.report(),
+            receives: self.receives.report(),
         }
     }
 

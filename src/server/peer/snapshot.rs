@@ -54,7 +54,9 @@ pub(super) fn start(shared: &Arc<Shared>, peer: &Arc<Remote>, mut queued: mpsc::
             let index = index_of(&message);
             let local = shared.identity.member();
             info!("local-member-id" = %local, "remote-peer-id" = %peer.hex(), index, "sending database snapshot");
+            let transfer = peer.sends.begin();
             let sent = send(&shared, &peer, message).await;
+            transfer.end(sent.is_ok());
             match &sent {
                 Ok(bytes) => {
                     peer.counters.sent_bytes.fetch_add(*bytes, Ordering::Relaxed);
@@ -197,10 +199,14 @@ pub(super) async fn receive(shared: &Shared, body: Incoming) -> Result<(), Failu
     let index = index_of(&message);
     let local = shared.identity.member();
     info!("local-member-id" = %local, "remote-snapshot-sender-id" = %hex(message.from()), index, "receiving snapshot");
+    let transfer = peer.as_ref().map(|peer| peer.receives.begin());
     let (pieces, taken) = mpsc::channel(PIECES);
     let (bytes, took) = tokio::join!(body.forward(pieces), shared.handler.snapshot(message, taken));
     if let Some(peer) = &peer {
         peer.counters.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+    if let Some(transfer) = transfer {
+        transfer.end(took.is_ok());
     }
     took.map_err(|cause| {
         if let Some(peer) = &peer {

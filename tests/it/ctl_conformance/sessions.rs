@@ -474,7 +474,7 @@ member remove @M
 member remove @M
 member add "a\"\u00e9 b" --learner --peer-urls http://10.0.0.5:2380
 member remove @M -w json
-member add json --learner --peer-urls http://10.0.0.5:2380 -w json
+member add json --learner --peer-urls http://10.0.0.6:2380 -w json
 member add --help
 "#,
     },

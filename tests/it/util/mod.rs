@@ -5,6 +5,7 @@ pub mod client;
 pub mod differences;
 pub mod generator;
 pub mod http2;
+pub mod metrics;
 pub mod model;
 pub mod mvcc_model;
 pub mod oracle;
