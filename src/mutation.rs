@@ -111,6 +111,7 @@ const POWER: &[&str] = &[
     "crash-prefix",
     "crash-in-operation",
     "crash-in-commit",
+    "crash-after-defragment",
     "crash-before-dir-sync",
 ];
 
@@ -335,8 +336,18 @@ mutations! {
         about: "commits beside a defragmentation do not move the consistent index of its copy",
         source: "canon 6: etcd #14685",
         checkers: DIVERGED,
-        trigger: RESTARTS,
+        trigger: &["crash-after-defragment"],
         knobs: [("store_commit_ms", 100)],
+    }
+
+    /// Where a compaction has taken the newest rows (those of deletions), the member stands at a lower revision after
+    /// its restart than before.
+    RevisionOfRowsAlone "revision-of-rows-alone" {
+        about: "the revision is taken from the rows alone at boot, not from the compaction",
+        source: "canon 7: etcd #17780",
+        checkers: DIVERGED,
+        trigger: RESTARTS,
+        knobs: [],
     }
 
     /// The consistent index is read one too low at boot, and the last entry is applied a second time.

@@ -370,7 +370,7 @@ impl Restored {
             consistent_index -= 1;
         }
         // Compaction may have taken every row there was; the revision never goes back below it.
-        let rev = rev.max(finished).max(scheduled);
+        let rev = if mutation!(RevisionOfRowsAlone) { rev } else { rev.max(finished).max(scheduled) };
         let attachments = leased.into_iter().map(|(key, lease)| (Bytes::from(key), lease)).collect();
         Ok(Restored { reader, index, attachments, live, rev, finished, scheduled, consistent_index, term })
     }

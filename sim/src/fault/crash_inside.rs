@@ -1,4 +1,5 @@
-//! The power fails in the middle of something: `crash-in-operation`, `crash-in-commit`, `crash-before-dir-sync`.
+//! The power fails in the middle of something: `crash-in-operation`, `crash-in-commit`, `crash-after-defragment`,
+//! `crash-before-dir-sync`.
 //!
 //! Model: the disk's operations (writes, lengths, syncs, names) succeed up to a point; from there every call fails, so
 //! the code in between is cut off wherever it is: between the write of a record and its sync, between any two of the
@@ -9,6 +10,8 @@
 //! * `crash-in-operation 2 after 17 torn for 500ms`: at the 18th operation from now on that changes the disk.
 //! * `crash-in-commit 2 after 4 prefix for 500ms`: at the 5th operation of the next commit of the store; it stays armed
 //!   until there is one.
+//! * `crash-after-defragment 2 after 1 everything for 500ms`: somebody has the member defragment its store; at the 2nd
+//!   operation after the new file has taken the store's name.
 //! * `crash-before-dir-sync 2 everything for 500ms`: at the next sync of a directory whose names changed.
 //!
 //! The first and the last come after a while anyway, where no such operation does.
@@ -19,7 +22,7 @@ use super::crash::{down_us, for_us, parse_loss, pick_up, running};
 use super::{Fault, Kind, Sight, Words, print_time};
 use crate::disk::Loss;
 use crate::random::Random;
-use crate::world::{CrashInCommit, World};
+use crate::world::{PowerCut, World};
 
 pub const OPERATION: Kind = Kind {
     name: "crash-in-operation",
@@ -46,6 +49,19 @@ pub const COMMIT: Kind = Kind {
     },
 };
 
+pub const DEFRAGMENT: Kind = Kind {
+    name: "crash-after-defragment",
+    draw: |random, sight| {
+        let most = *random.pick(&[2, 8]);
+        let place = Place::Defragment(random.below(most));
+        draw("crash-after-defragment", place, random, sight)
+    },
+    parse: |words| {
+        let (member, operations) = parse_after(words)?;
+        finish("crash-after-defragment", member, Place::Defragment(operations), words)
+    },
+};
+
 pub const DIR_SYNC: Kind = Kind {
     name: "crash-before-dir-sync",
     draw: |random, sight| draw("crash-before-dir-sync", Place::DirSync, random, sight),
@@ -60,6 +76,7 @@ pub const DIR_SYNC: Kind = Kind {
 pub(super) enum Place {
     Operation(u64),
     Commit(u64),
+    Defragment(u64),
     DirSync,
 }
 
@@ -102,7 +119,7 @@ fn finish(kind: &'static str, member: u64, place: Place, words: &mut Words) -> R
 impl fmt::Display for CrashInside {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {}", self.kind, self.member)?;
-        if let Place::Operation(operations) | Place::Commit(operations) = self.place {
+        if let Place::Operation(operations) | Place::Commit(operations) | Place::Defragment(operations) = self.place {
             write!(out, " after {operations}")?;
         }
         if !self.loss_is_implied {
@@ -125,14 +142,18 @@ impl Fault for CrashInside {
         running(world, self.member)?;
         let machine = world.machine(self.member);
         let disk = machine.member.disk().clone();
-        if disk.is_fused() || machine.crash_in_commit.is_some() {
+        if disk.is_fused() || machine.crash_in_commit.is_some() || machine.crash_after_defragment.is_some() {
             return Err(format!("member {} is about to crash already", self.member));
         }
         let (loss, down_us) = (self.loss, self.down_us);
         match self.place {
             Place::Operation(operations) => world.crash_after(self.member, operations, loss, down_us),
             Place::Commit(after_operations) => {
-                machine.crash_in_commit = Some(CrashInCommit { after_operations, loss, down_us });
+                machine.crash_in_commit = Some(PowerCut { after_operations, loss, down_us });
+            }
+            Place::Defragment(after_operations) => {
+                machine.crash_after_defragment = Some(PowerCut { after_operations, loss, down_us });
+                machine.member.defragment();
             }
             Place::DirSync => {
                 disk.crash_before_dir_sync();

@@ -113,6 +113,7 @@ pub const KINDS: &[Kind] = &[
     crash_all::KIND,
     crash_inside::OPERATION,
     crash_inside::COMMIT,
+    crash_inside::DEFRAGMENT,
     crash_inside::DIR_SYNC,
     slow_disk::KIND,
     full::KIND,

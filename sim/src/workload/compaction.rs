@@ -1,7 +1,8 @@
-//! Two keys with a long history, and now and then somebody who compacts it some revisions behind the newest known.
+//! Two keys with a long history, and now and then somebody who compacts it, at the newest revision known or some behind.
 //!
 //! Good at finding: compaction that takes away what is still current, that differs between members (its hash does
-//! then), that a crash leaves half done, or that overtakes a reader without telling it.
+//! then), that a crash leaves half done, that overtakes a reader without telling it, or after which nothing says any
+//! more how far the revision had come.
 
 use super::{Keys, Kind, Work};
 use crate::history::{Operation, Outcome};
@@ -31,10 +32,13 @@ impl Work for Compaction {
             0..50 => Operation::Put { key, value: fresh() },
             50..60 => Operation::Delete { key },
             60..85 => Operation::Get { key, serializable: false },
-            _ => match self.newest - random.below(FARTHEST_BEHIND) as i64 {
-                revision @ 1.. => Operation::Compact { revision },
-                _ => Operation::Put { key, value: fresh() },
-            },
+            _ => {
+                let behind = if random.below(4) == 0 { 0 } else { random.below(FARTHEST_BEHIND) as i64 };
+                match self.newest - behind {
+                    revision @ 1.. => Operation::Compact { revision },
+                    _ => Operation::Put { key, value: fresh() },
+                }
+            }
         }
     }
 

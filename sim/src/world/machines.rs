@@ -49,7 +49,9 @@ pub struct Machine {
     /// What every start takes longer.
     pub slow_start_us: u64,
     /// The power fails inside of the next commit of the store.
-    pub crash_in_commit: Option<CrashInCommit>,
+    pub crash_in_commit: Option<PowerCut>,
+    /// The power fails after the store's next defragmentation.
+    pub crash_after_defragment: Option<PowerCut>,
     /// Faults at work for which it may stop, or refuse to start.
     pub damaged: u64,
     pub(super) ended_by: String,
@@ -69,8 +71,9 @@ pub struct Machine {
     shown: Option<(Role, u64, u64)>,
 }
 
+/// After so many operations that change the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CrashInCommit {
+pub struct PowerCut {
     pub after_operations: u64,
     pub loss: Loss,
     pub down_us: u64,
@@ -114,6 +117,7 @@ impl Machine {
             extra_fsync_us: 0,
             slow_start_us: 0,
             crash_in_commit: None,
+            crash_after_defragment: None,
             damaged: 0,
             ended_by: "never started".into(),
             life: 0,
@@ -372,7 +376,15 @@ impl World {
                     self.say(&format!("{id:x} commits its store, and will not end"));
                     self.crash_after(id, crash.after_operations, crash.loss, crash.down_us);
                 }
-                self.machine(id).member.store_commit()
+                let machine = self.machine(id);
+                let was_copying = machine.member.queues().defragments;
+                let events = machine.member.store_commit();
+                let is_copied = was_copying && !machine.member.queues().defragments;
+                if let Some(crash) = machine.crash_after_defragment.take_if(|_| is_copied) {
+                    self.say(&format!("{id:x} has defragmented its store, and will not live long"));
+                    self.crash_after(id, crash.after_operations, crash.loss, crash.down_us);
+                }
+                events
             }
             Stage::Compaction => {
                 machine.member.compaction_due();

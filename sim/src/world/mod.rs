@@ -47,7 +47,7 @@ use crate::timeline::{self, Timeline};
 use crate::trace::Trace;
 use clients::Clients;
 use leases::Errands;
-pub use machines::{CrashInCommit, Machine};
+pub use machines::{Machine, PowerCut};
 use watches::Watches;
 use weather::Weather;
 

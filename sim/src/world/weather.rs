@@ -165,6 +165,7 @@ impl World {
             let machine = self.machine(id);
             machine.paused_until_us = machine.paused_until_us.min(now_us);
             machine.crash_in_commit = None;
+            machine.crash_after_defragment = None;
             self.resume(id);
             self.put_out_fuse(id);
             self.start_soon(id);
