@@ -350,6 +350,15 @@ mutations! {
         knobs: [],
     }
 
+    /// A member goes on writing while an alarm says that there is no space.
+    AlarmIgnored "alarm-ignored" {
+        about: "requests that need space are carried out in spite of the alarm",
+        source: "our own; etcd's capped applier",
+        checkers: &["space"],
+        trigger: &[],
+        knobs: [("quota_bytes", 20_000)],
+    }
+
     /// The consistent index is read one too low at boot, and the last entry is applied a second time.
     AppliedAgainAfterRestart "applied-again-after-restart" {
         about: "the entry at the consistent index is applied again after a restart",

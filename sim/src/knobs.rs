@@ -82,6 +82,9 @@ knobs! {
     /// Between two checkpoints of a lease that has more left than that.
     lease_checkpoint_ms,
 
+    /// What the members' stores may hold; 0: as much as there is.
+    quota_bytes,
+
     /// Between two faults, on average; 0 for a world without.
     fault_every_ms,
     /// No fault lasts longer.
@@ -151,6 +154,7 @@ impl Knobs {
             watch_catch_up_rows: 512,
             watch_progress_ms: 5_000,
             lease_checkpoint_ms: 300_000,
+            quota_bytes: 0,
             fault_every_ms: 0,
             fault_most_ms: 5_000,
             faults: BTreeSet::new(),
@@ -200,6 +204,7 @@ impl Knobs {
             watch_progress_ms: *r.pick(&[500, 2_000, 10_000]),
             lease_checkpoint_ms: *r.pick(&[300, 1_000, 300_000]),
             log_catch_up_entries: *r.pick(&[0, 20, 5_000]),
+            quota_bytes: *r.pick(&[0, 0, 20_000, 40_000, 80_000]),
             ..plain.clone()
         };
         match profile {

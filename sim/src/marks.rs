@@ -4,6 +4,16 @@
 //! `coverage` fails. [`OTHERS`] are counted and shown, and may stay at zero: they want a workload, a size or a
 //! coincidence that the swarm does not bring for certain. A tidy test keeps these lists and the source equal.
 
+/// What is counted in a swarm's report beside the faults: what operators do, and what comes of it.
+pub const OPERATIONS: &[(&str, &str)] = &[
+    ("compaction", "compaction finished"),
+    ("snapshot installed", "received snapshot installed"),
+    ("defragmentation", "store defragmented"),
+    ("quota exceeded", "request exceeded the quota"),
+    ("refused for space", "request refused for want of space"),
+    ("alarm disarmed", "alarm disarmed"),
+];
+
 /// Marks that a swarm must hit.
 pub const REQUIRED: &[&str] = &[
     // Elections.
@@ -27,6 +37,13 @@ pub const REQUIRED: &[&str] = &[
     "snapshot accepted from the leader",
     "received snapshot installed",
     "snapshot did not arrive",
+    // Space.
+    "compaction finished",
+    "commit beside a defragmentation",
+    "store defragmented",
+    "request exceeded the quota",
+    "request refused for want of space",
+    "alarm disarmed",
     // Proposals.
     "several proposals went into one message",
     "proposal forwarded to the leader",
@@ -155,7 +172,4 @@ pub const OTHERS: &[&str] = &[
     "defragmentation given up",
     "defragmentation asked for while one was under way",
     "defragmentation waited for a commit",
-    "request exceeded the quota",
-    "commit beside a defragmentation",
-    "store defragmented",
 ];

@@ -26,7 +26,7 @@ use lockstep::wal::{self, Wal};
 use lockstep::{mutation, sometimes};
 use lockstep_proto::etcdserverpb::alarm_request::AlarmAction;
 use lockstep_proto::etcdserverpb::{
-    AlarmRequest, AlarmType, InternalRaftRequest, PutResponse, RequestHeader, ResponseHeader, WatchRequest,
+    AlarmMember, AlarmRequest, AlarmType, InternalRaftRequest, PutResponse, RequestHeader, ResponseHeader, WatchRequest,
 };
 use lockstep_proto::raftpb;
 use prost::Message;
@@ -193,6 +193,7 @@ struct Life {
     batches: VecDeque<Arc<Batch>>,
     /// A defragmentation is asked for.
     defragments: bool,
+    alarms: Vec<AlarmMember>,
     compaction_waits: bool,
     view: Arc<View>,
     /// Requests that a client waits for here.
@@ -285,6 +286,7 @@ impl SimMember {
             receiving: None,
             batches: VecDeque::new(),
             defragments: false,
+            alarms: Vec::new(),
             compaction_waits: false,
             view,
             requests: BTreeSet::new(),
@@ -621,6 +623,19 @@ impl SimMember {
         self.life.as_ref().map(|life| life.consensus.status())
     }
 
+    /// Those that are raised, as this member knows.
+    pub fn alarms(&self) -> &[AlarmMember] {
+        self.life.as_ref().map_or(&[], |life| &life.alarms)
+    }
+
+    /// From now on, and in lives to come.
+    pub fn lift_quota(&mut self) {
+        self.setup.quota_bytes = None;
+        if let Some(life) = &mut self.life {
+            life.applier.set_quota(None);
+        }
+    }
+
     /// How often this member has been started.
     pub fn epoch(&self) -> Option<u64> {
         self.life.as_ref().map(|life| life.epoch)
@@ -736,7 +751,7 @@ impl SimMember {
                     self.events.push(Event::Reply { request: reply.id, result: reply.result });
                 }
             }
-            apply::Effect::Alarms(_) => {}
+            apply::Effect::Alarms(alarms) => life.alarms = alarms,
             apply::Effect::NoSpace => {
                 let alarm = AlarmRequest {
                     action: AlarmAction::Activate as i32,

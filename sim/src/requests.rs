@@ -104,12 +104,12 @@ impl Operation {
 pub fn leaves_it_open(error: EtcdError) -> bool {
     match error.code() {
         Code::Canceled | Code::DeadlineExceeded | Code::Unavailable | Code::DataLoss => true,
+        Code::ResourceExhausted => error == EtcdError::NoSpaceLeft,
         // A member that is too far behind says so in place of proposing.
         Code::Unknown => error != EtcdError::TooManyRequests,
         Code::InvalidArgument
         | Code::NotFound
         | Code::PermissionDenied
-        | Code::ResourceExhausted
         | Code::FailedPrecondition
         | Code::OutOfRange
         | Code::Unimplemented

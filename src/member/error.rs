@@ -67,6 +67,8 @@ errors! {
     Compacted OutOfRange "etcdserver: mvcc: required revision has been compacted";
     FutureRev OutOfRange "etcdserver: mvcc: required revision is a future revision";
     NoSpace ResourceExhausted "etcdserver: mvcc: database space exceeded";
+    /// The request was carried out, and nothing more fits.
+    NoSpaceLeft ResourceExhausted "etcdserver: mvcc: database space exceeded";
     RangeStreamSort Unimplemented "RangeStream does not support custom sort orders";
     RangeStreamFilter Unimplemented "RangeStream does not support revision filters";
 

@@ -20,10 +20,11 @@ use lockstep::mvcc::View;
 use lockstep::mvcc::read::{RangeOptions, Read};
 use lockstep::ports::clock::Instant;
 use lockstep::sometimes;
-use lockstep_proto::etcdserverpb::InternalRaftRequest;
+use lockstep_proto::etcdserverpb::{AlarmRequest, InternalRaftRequest};
 use lockstep_proto::raftpb::Entry;
 use prost::Message;
 
+use super::alarms::Alarms;
 use super::{Checker, Objection, Seen, object};
 use crate::asks::{LeaseAsk, Told};
 use crate::history::{Operation, Outcome};
@@ -49,6 +50,7 @@ pub struct Leases {
     entries: BTreeMap<(u64, u64), Act>,
     written: u64,
     committed: u64,
+    alarms: Alarms,
     /// Counts what is noted.
     sequence: u64,
     reign: Reign,
@@ -102,6 +104,7 @@ struct Revoked {
 enum Act {
     Grant { lease: i64, ttl_s: i64 },
     Revoke { lease: i64, revoked: Revoked },
+    Alarm(AlarmRequest),
 }
 
 /// The newest leader.
@@ -125,6 +128,7 @@ impl Leases {
             entries: BTreeMap::new(),
             written: 0,
             committed: 0,
+            alarms: Alarms::default(),
             sequence: 0,
             reign: Reign::default(),
             core: None,
@@ -212,6 +216,9 @@ impl Leases {
             if let Some(grant) = &request.lease_grant {
                 self.entries.insert(place, Act::Grant { lease: grant.id, ttl_s: grant.ttl.max(1) });
             }
+            if let Some(alarm) = request.alarm {
+                self.entries.insert(place, Act::Alarm(alarm));
+            }
             if let Some(revoke) = &request.lease_revoke {
                 self.sequence += 1;
                 let clock = self.clocks.get(&member).copied().unwrap_or_default();
@@ -225,6 +232,8 @@ impl Leases {
         for entry in entries.iter().filter(|entry| entry.index() > self.committed) {
             let act = self.entries.get(&(entry.index(), entry.term())).cloned();
             match act {
+                Some(Act::Alarm(alarm)) => self.alarms.committed(&alarm),
+                Some(Act::Grant { .. }) if !self.alarms.is_space() => {}
                 Some(Act::Grant { lease, ttl_s }) => {
                     let known = self.leases.entry(lease).or_default();
                     if !known.exists {

@@ -20,10 +20,12 @@
 //! watches: the nine guarantees               watches.rs              etcd's robustness tests
 //! leases live and end when they should       leases.rs               etcd #15247, #9888
 //! locks and elections                        locks.rs                Jepsen etcd 3.4.3
+//! nothing is written without space           space.rs                etcd's NOSPACE alarm
 //! progress                                   progress.rs             Cloudflare 2020
 //! ```
 //!
-//! What they share: [`mirror`] (what a log must hold), [`writes`] (what an operation changes), [`digest`].
+//! What they share: [`mirror`] (what a log must hold), [`alarms`] (what apply refuses), [`writes`] (what an operation
+//! changes), [`digest`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,6 +40,7 @@ use crate::asks::WatchSpec;
 use crate::history::{Operation, Outcome};
 use crate::knobs::Knobs;
 
+pub mod alarms;
 pub mod applied_hash;
 pub mod at_most_once;
 pub mod digest;
@@ -53,6 +56,7 @@ pub mod log_matching;
 pub mod mirror;
 pub mod progress;
 pub mod revisions;
+pub mod space;
 pub mod stale_reads;
 pub mod state_machine_safety;
 pub mod watches;
@@ -199,6 +203,7 @@ pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
         Box::new(revisions::Revisions::new()),
         Box::new(applied_hash::AppliedHash::new(members)),
         Box::new(hash_kv::HashKvAtRest::new()),
+        Box::new(space::Space::new()),
         Box::new(stale_reads::StaleReads::new()),
         Box::new(linearizability::Linearizability::default()),
         Box::new(invariant_sum::InvariantSum::default()),

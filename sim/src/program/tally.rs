@@ -116,6 +116,13 @@ impl Tally {
                 .collect();
             writeln!(out, "            {}", cells.join("   "))?;
         }
+        writeln!(out, "operators   in so many of 100 seeds:")?;
+        for operations in crate::marks::OPERATIONS.chunks(4) {
+            let share = |mark| 100.0 * self.marks.get(mark).map_or(0, |hits| hits.seeds) as f64 / (*runs).max(1) as f64;
+            let cells: Vec<String> =
+                operations.iter().map(|(name, mark)| format!("{name:20} {:5.1}", share(mark))).collect();
+            writeln!(out, "            {}", cells.join("   "))?;
+        }
         let missed = self.missed_marks(1);
         match missed.as_slice() {
             [] => writeln!(out, "marks       none missed")?,

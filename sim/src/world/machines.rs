@@ -12,6 +12,7 @@ use lockstep::member::watch;
 use lockstep::mvcc::View;
 use lockstep::mvcc::read::{Read, Revision};
 use lockstep::ports::clock::Instant;
+use lockstep_proto::etcdserverpb::AlarmMember;
 use lockstep_proto::raftpb::{Message, MessageType};
 
 use super::{Class, Failure, Happening, What, World, loss_name};
@@ -52,6 +53,8 @@ pub struct Machine {
     pub crash_in_commit: Option<PowerCut>,
     /// The power fails after the store's next defragmentation.
     pub crash_after_defragment: Option<PowerCut>,
+    /// The alarms that it showed when the operator last looked.
+    pub(super) alarms_seen: Vec<AlarmMember>,
     /// Faults at work for which it may stop, or refuse to start.
     pub damaged: u64,
     pub(super) ended_by: String,
@@ -97,7 +100,7 @@ impl Machine {
             segment_bytes: knobs.segment_bytes,
             store_cache_bytes: knobs.store_cache_bytes as usize,
             copy_step_bytes: 4 << 10,
-            quota_bytes: None,
+            quota_bytes: (knobs.quota_bytes > 0).then_some(knobs.quota_bytes),
             watch: watch::Options {
                 progress_interval_ms: knobs.watch_progress_ms,
                 fragment_bytes: knobs.watch_fragment_bytes as usize,
@@ -118,6 +121,7 @@ impl Machine {
             slow_start_us: 0,
             crash_in_commit: None,
             crash_after_defragment: None,
+            alarms_seen: Vec::new(),
             damaged: 0,
             ended_by: "never started".into(),
             life: 0,

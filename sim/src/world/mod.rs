@@ -18,6 +18,7 @@
 mod clients;
 mod leases;
 mod machines;
+mod room;
 mod watches;
 mod weather;
 
@@ -205,6 +206,7 @@ enum What {
         step: leases::Step,
     },
     // Of the world.
+    MakeRoom,
     DrawFault,
     Strike(Rc<dyn Fault>),
     FaultOver(u64),
@@ -397,6 +399,7 @@ impl World {
         self.after(core_us, 0, 0, What::CoreBegins);
         self.after(core_us + 2, 0, 0, What::CoreStands);
         self.after(rest_us, 0, 0, What::RestBegins);
+        self.operator_begins();
         if self.seed.is_some() {
             for client in 1..=self.knobs.clients {
                 self.think(client);
@@ -427,6 +430,7 @@ impl World {
             What::Hear { stream, response } => self.hear(stream, response),
             What::Renew { lease, turn } => self.renew_due(lease, turn),
             What::Errand { errand, step } => self.errand_step(errand, step),
+            What::MakeRoom => self.make_room(),
             What::DrawFault => self.draw_fault(),
             What::Strike(fault) => self.strike(fault),
             What::FaultOver(number) => self.fault_over(number),

@@ -179,6 +179,7 @@ impl World {
     pub(super) fn core_begins(&mut self) -> Result<(), Failure> {
         self.say("the safety phase is over");
         self.all_over()?;
+        self.lift_quotas();
         self.phase = Phase::Core;
         if let Some(timeline) = &mut self.timeline {
             timeline.core_us = Some(self.now_us);

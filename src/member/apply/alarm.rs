@@ -61,6 +61,7 @@ impl Alarms {
                 vec![alarm]
             }
             Ok(AlarmAction::Deactivate) if self.raised.remove(&place) => {
+                sometimes!("alarm disarmed");
                 store.bucket_delete(Bucket::Alarm, &alarm.encode_to_vec());
                 vec![alarm]
             }
@@ -81,7 +82,9 @@ impl Alarms {
         if self.is_raised(AlarmType::Corrupt) && (reads || writes || frees) {
             return Some(EtcdError::Corrupt);
         }
-        (self.is_raised(AlarmType::Nospace) && cost_bytes(r) > 0).then_some(EtcdError::NoSpace)
+        let is_refused = self.is_raised(AlarmType::Nospace) && cost_bytes(r) > 0;
+        sometimes!(is_refused, "request refused for want of space");
+        (is_refused && !mutation!(AlarmIgnored)).then_some(EtcdError::NoSpace)
     }
 }
 

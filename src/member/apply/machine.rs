@@ -252,6 +252,7 @@ impl Applier {
                 self.compact_step_due = false;
                 let progress = self.store.compact_step(COMPACT_REVISIONS);
                 if let CompactProgress::Done(revision) = progress {
+                    sometimes!("compaction finished");
                     let (done, rest) = self.compacting.drain(..).partition(|waiting| waiting.0 <= revision);
                     self.compacting = rest;
                     sometimes!(!done.is_empty(), "physical compaction answered after its deletions");
@@ -394,7 +395,7 @@ impl Applier {
             // What exceeds the quota is done all the same: members may have different ones.
             Ok(_) if !fits => {
                 sometimes!("request exceeded the quota");
-                Err(EtcdError::NoSpace)
+                Err(EtcdError::NoSpaceLeft)
             }
             Ok(response) => Ok(response),
             Err(kv::KvError::Refused(error)) => {
@@ -405,7 +406,7 @@ impl Applier {
             Err(kv::KvError::Storage(error)) => return Err(StoreError::Storage(error)),
         };
         let reply = Reply { id, result };
-        if reply.result == Err(EtcdError::NoSpace) && !self.alarms.is_raised(AlarmType::Nospace) {
+        if reply.result == Err(EtcdError::NoSpaceLeft) && !self.alarms.is_raised(AlarmType::Nospace) {
             self.out_of_space.push(reply);
             step.after.push(Effect::NoSpace);
         } else {
