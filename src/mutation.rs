@@ -115,13 +115,11 @@ const POWER: &[&str] = &[
     "crash-before-dir-sync",
 ];
 
-/// What was not synced is lost.
-const UNSYNCED: &[&str] = &joined::<{ POWER.len() + 1 }>(POWER, &["fsync-error"]);
-
-/// A process ends, and starts again later.
-const RESTARTS: &[&str] = &joined::<{ POWER.len() + 7 }>(
+/// A process ends, and starts again later: without what was not written yet, and where the power fails without what
+/// was not synced.
+const RESTARTS: &[&str] = &joined::<{ POWER.len() + 8 }>(
     POWER,
-    &["kill", "restart", "full", "fsync-error", "read-error", "rot-wal", "rot-store"],
+    &["kill", "restart", "full", "fsync-error", "read-error", "rot-wal", "rot-store", "out"],
 );
 
 /// A member is away, or is not heard, for so long that another may lead.
@@ -207,7 +205,7 @@ mutations! {
         about: "entries are acknowledged before the log's fsync is done",
         source: "canon 4: etcd #14370; Jepsen with LazyFS",
         checkers: FORGOTTEN,
-        trigger: UNSYNCED,
+        trigger: RESTARTS,
         knobs: [("fsync_us", 8_000), ("slow_fsync_permille", 100), ("slow_fsync_most_us", 50_000),
             ("fault_every_ms", 500)],
     }
@@ -218,7 +216,7 @@ mutations! {
         about: "the end of an fsync acknowledges what was appended after its beginning",
         source: "raft-rs: RawNode::advance_append marks every outstanding ready persisted",
         checkers: FORGOTTEN,
-        trigger: UNSYNCED,
+        trigger: RESTARTS,
         knobs: [("fsync_us", 8_000), ("slow_fsync_permille", 100), ("slow_fsync_most_us", 50_000),
             ("fault_every_ms", 500)],
     }

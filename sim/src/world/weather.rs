@@ -191,7 +191,7 @@ impl World {
         let knobs = self.knobs.clone();
         let sight = self.sight(&knobs);
         let Some(random) = &mut self.weather.random else { return Ok(()) };
-        if self.knobs.fault_every_ms == 0 {
+        if self.knobs.fault_every_ms == 0 || self.options.without.contains(fault::out::KIND.name) {
             return Ok(());
         }
         for out in Out::draw(random, &sight) {
