@@ -391,6 +391,8 @@ fn history_is_compacted_by_the_clock_on_the_leader() {
     for kind in [Kind::Lockstepd, Kind::Etcd(Etcd::V35)] {
         let Some(cluster) = Cluster::start_with(kind, 3, &flags) else { continue };
         let client = cluster.client(0);
+        let term = || client.status(StatusRequest {}).expect("a status").raft_term;
+        let first_term = term();
         for n in 0..50 {
             client.put(put("key", &[n])).expect("a put");
         }
@@ -399,7 +401,9 @@ fn history_is_compacted_by_the_clock_on_the_leader() {
         assert_eq!(refused.message(), "etcdserver: mvcc: required revision has been compacted", "{kind:?}");
         let logs: Vec<String> = cluster.members.iter().map(|m| m.log()).collect();
         let done = logs.iter().filter(|log| log.contains("completed auto periodic compaction")).count();
-        assert_eq!(done, 1, "{kind:?}: the leader alone compacts");
+        // On a busy machine another may have come to lead.
+        let most = if term() == first_term { 1 } else { 3 };
+        assert!((1..=most).contains(&done), "{kind:?}: the leader alone compacts, not {done} members");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Two keys with a long history, and now and then somebody who compacts it, at the newest revision known or some behind.
+//! Two keys with a long history, and now and then somebody who compacts it: at the newest revision known, or before.
 //!
 //! Good at finding: compaction that takes away what is still current, that differs between members (its hash does
 //! then), that a crash leaves half done, that overtakes a reader without telling it, or after which nothing says any
