@@ -24,8 +24,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use commands::{
-    alarm, check, cluster, compaction, completion, defrag, del, elect, endpoint, get, lease, lock, make_mirror, member,
-    move_leader, put, snapshot, txn, version as version_command, watch as watch_command,
+    alarm, check, cluster, compaction, completion, defrag, del, elect, endpoint, get, import, lease, lock, make_mirror,
+    member, move_leader, put, snapshot, txn, version as version_command, watch as watch_command,
 };
 use flags::{Flag, Flags, Kind, flag, flag_short};
 use printer::Printer;
@@ -401,6 +401,16 @@ static CHILDREN: &[Command] = &[
             )
         }],
     ),
+    Command {
+        flags: import::FLAGS,
+        long: import::LONG,
+        ..leaf(
+            "import",
+            "--from-etcd {dir} --data-dir {dir} [options]",
+            "Takes over the data directory of a stopped etcd",
+            Action::Run(import::run),
+        )
+    },
     Command {
         flags: make_mirror::FLAGS,
         long: make_mirror::LONG,

@@ -12,6 +12,7 @@ pub mod del;
 pub mod elect;
 pub mod endpoint;
 pub mod get;
+pub mod import;
 pub mod lease;
 pub mod lock;
 pub mod make_mirror;
