@@ -44,6 +44,8 @@ mod gateway;
 mod hostile_clients;
 #[path = "it/hostile_peers.rs"]
 mod hostile_peers;
+#[path = "it/import.rs"]
+mod import;
 #[path = "it/interop.rs"]
 mod interop;
 #[cfg(feature = "server")]

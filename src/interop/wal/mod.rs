@@ -198,7 +198,12 @@ impl Replay {
                 self.entry(&entry, place)?;
             }
             frames::STATE => {
-                self.hard_state = HardState::decode(data).map_err(|e| format!("it is no hard state: {e}"))?;
+                let state = HardState::decode(data).map_err(|e| format!("it is no hard state: {e}"))?;
+                // The check value does not cover the kind, and an entry reads as a hard state.
+                if state.encoded_len() != data.len() {
+                    return Err("it is no hard state".to_owned());
+                }
+                self.hard_state = state;
             }
             frames::CRC => {}
             frames::SNAPSHOT => {
