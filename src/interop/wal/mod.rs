@@ -174,7 +174,8 @@ impl Replay {
                     self.record(&record, place).map_err(|what| damaged(file, offset, what))?;
                 }
                 Next::Torn if is_last => {
-                    self.torn = Some(format!("{} ends at offset {offset} in a write that a crash cut short", file.name));
+                    self.torn =
+                        Some(format!("{} ends at offset {offset} in a write that a crash cut short", file.name));
                     return Ok(());
                 }
                 Next::Torn => return Err(damaged(file, offset, "a record is incomplete, and another file follows")),

@@ -179,7 +179,10 @@ fn what_entries_of_older_releases_mean() {
         (v2("SYNC", "", ""), "Nothing"),
         (v2("QGET", "/1/a", ""), "Nothing"),
         (v2("PUT", "/0/version", "3.4.0"), "ver: \"3.4.0\""),
-        (v2("PUT", "/0/members/8e9e05c52164694d/attributes", attributes), "name: \"m0\", client_urls: [\"http://a:1\"]"),
+        (
+            v2("PUT", "/0/members/8e9e05c52164694d/attributes", attributes),
+            "name: \"m0\", client_urls: [\"http://a:1\"]",
+        ),
         (v2("PUT", "/0/members/8e9e05c52164694d/attributes", "{}"), "member_id: 10276657743932975437"),
         (v2("PUT", "/0/members/8e9e05c52164694d/attributes", "{"), "no JSON"),
         (v2("PUT", "/1/a", "b"), "V2 { method: \"PUT\", path: \"/1/a\" }"),
