@@ -63,6 +63,8 @@ mod long_ranges;
 mod membership;
 #[path = "it/mirror.rs"]
 mod mirror;
+#[path = "it/offline.rs"]
+mod offline;
 #[cfg(feature = "server")]
 #[path = "it/peer.rs"]
 mod peer;

@@ -278,8 +278,8 @@ impl Source {
     }
 }
 
-const NO_AUTH: &str = "users and roles are not supported yet: start that etcd, run `etcdctl auth disable`, stop it with \
-     SIGTERM, and import again";
+const NO_AUTH: &str = "users and roles are not supported yet: start that etcd, run `etcdctl auth disable`, stop it \
+     with SIGTERM, and import again";
 const NO_V2: &str = "keys of the v2 API are not supported: they can be left behind with --ignore-v2-keys";
 
 /// What becomes of the database's entries: all of it stays but how far the member had come, and who belonged to the
@@ -426,8 +426,8 @@ fn database(snap_dir: &Path, snapshot_index: u64) -> Result<(Snapshot, u64), Err
     let received = snap_dir.join(format!("{snapshot_index:016x}.snap.db"));
     if !received.exists() {
         return Err(Error::Refused(format!(
-            "{} holds what entry {index} did, and raft's last snapshot is of entry {snapshot_index}: the database is an \
-             old copy; take another member's directory, or restore from a snapshot",
+            "{} holds what entry {index} did, and raft's last snapshot is of entry {snapshot_index}: the database is \
+             an old copy; take another member's directory, or restore from a snapshot",
             path.display()
         )));
     }

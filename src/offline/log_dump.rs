@@ -1,5 +1,5 @@
-//! The log of a stopped member as an operator reads it: who wrote it, how far it is committed, and every entry in words.
-//! Entries come in pieces; no more than one is in memory.
+//! The log of a stopped member as an operator reads it: who wrote it, how far it is committed, and every entry in
+//! words. Entries come in pieces; no more than one piece is in memory.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! A stopped etcd becomes one of ours: what it says after a restart, we say; and what it would have to guess, we refuse.
+//! A stopped etcd becomes one of ours: what it says after a restart, we say; what we would have to guess is refused.
 //!
 //! `import/logs.rs` has etcd's write-ahead log by itself, in every damage.
 
@@ -32,8 +32,9 @@ fn an_etcd_that_was_killed_goes_on_here() {
         let Some(mut cluster) = Cluster::start_with(Kind::Etcd(release), 1, flags) else { return };
         let acknowledged = work_and_die(&mut cluster);
         let name = format!("{release:?} {flags:?}");
+        change(&wal(&cluster.members[0].data_dir), |file| logs::append_put(file, "in the log only"));
         if is_torn {
-            tear(&cluster.members[0].data_dir);
+            change(&wal(&cluster.members[0].data_dir), tear);
         }
         let copy = copied(&cluster, 0);
         let made = cluster.dir().join("made");
@@ -44,6 +45,7 @@ fn an_etcd_that_was_killed_goes_on_here() {
         let client = cluster.client(0);
         let (before, ids) = (State::of(&client), ids(&client));
         assert!(before.revision > 5_000, "{name}: revision {}", before.revision);
+        assert!(before.kvs.iter().any(|kv| kv.key == "in the log only"), "{name}");
         let member = &mut cluster.members[0];
         member.kill();
         member.become_one_of(Kind::Lockstepd, &made);
@@ -126,7 +128,7 @@ fn what_cannot_be_taken_over_is_refused() {
         ("no-db", &|dir| fs::remove_file(dir.join("member/snap/db")).expect("it is there"), "there is no "),
         ("no-log", &|dir| fs::remove_file(wal(dir)).expect("it is there"), "there is no write-ahead log"),
         ("no-folder", &|dir| fs::remove_dir_all(dir.join("member/wal")).expect("it is there"), "no such file"),
-        ("flipped", &|dir| flip(&wal(dir), 2_000), "is damaged at offset"),
+        ("flipped", &|dir| change(&wal(dir), |file| file[2_000] ^= 4), "is damaged at offset"),
         ("a-bad-db", &|dir| fs::write(dir.join("member/snap/db"), [7; 9_000]).expect("a file"), "database"),
         ("short", &|dir| truncate(&wal(dir), 5_000), "its end was lost"),
     ];
@@ -247,19 +249,16 @@ fn wal(dir: &Path) -> PathBuf {
 }
 
 /// Puts the beginning of a record behind the last: what a crash leaves of a write.
-fn tear(dir: &Path) {
-    let path = wal(dir);
-    let mut file = fs::read(&path).expect("a file");
-    let end = logs::end_of(&file);
+fn tear(file: &mut Vec<u8>) {
+    let end = logs::end_of(file);
     file.resize(file.len().max(end + 8_192), 0);
     file[end..end + 8].copy_from_slice(&4_000u64.to_le_bytes());
     file[end + 8..end + 1_000].fill(0x5a);
-    fs::write(&path, file).expect("a file");
 }
 
-fn flip(path: &Path, at: usize) {
+fn change(path: &Path, with: impl FnOnce(&mut Vec<u8>)) {
     let mut file = fs::read(path).expect("a file");
-    file[at] ^= 4;
+    with(&mut file);
     fs::write(path, file).expect("a file");
 }
 

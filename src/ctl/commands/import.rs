@@ -41,8 +41,8 @@ pub fn run(context: &mut Context) -> Result<(), Failure> {
     })
     .map_err(failed)?;
     let text = format!(
-        "Imported member {:x} of cluster {:x}\nrevision {}, compacted up to {}, hash {}\nentry {} applied, {} more in the \
-         log\n",
+        "Imported member {:x} of cluster {:x}\nrevision {}, compacted up to {}, hash {}\nentry {} applied, {} more in \
+         the log\n",
         made.member_id,
         made.cluster_id,
         made.revision,

@@ -1,12 +1,12 @@
 //! One file of etcd's log: frames, and a record in each.
 //!
 //! ```text
-//! u64, little-endian: the record's bytes in the low 56 bits; the highest bit says that there is padding, and the three
-//! lowest of the upper byte how much, so that every frame begins at a multiple of eight. Zero ends the file.
+//! u64, little-endian: the record's bytes in the low 56 bits; the highest bit says that there is padding, and the
+//! three lowest of the upper byte how much, so that every frame begins at a multiple of eight. Zero ends the file.
 //! ```
 //!
-//! A write that a crash cut short is told as etcd tells it: sectors of 512 bytes are written whole or not at all, so one
-//! of the record's is still all zeros, or the file ends within it.
+//! A write that a crash cut short is told as etcd tells it: sectors of 512 bytes are written whole or not at all, so
+//! one of the record's is still all zeros, or the file ends within it.
 
 use std::ops::Range;
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use lockstep::interop::wal::request::Meaning;
 use lockstep::interop::wal::{Error, File, Log};
+use lockstep::proto::etcdserverpb::{InternalRaftRequest, PutRequest};
 use lockstep::proto::raftpb::{Entry, HardState};
 use prost::Message;
 
@@ -18,6 +19,30 @@ pub fn end_of(file: &[u8]) -> usize {
         at += 8 + ((length & !(0xff << 56)) + padding) as usize;
     }
     at
+}
+
+/// Puts a put behind the last record: in the log, and not known to be committed.
+pub fn append_put(file: &mut Vec<u8>, key: &str) {
+    let end = end_of(file);
+    let (mut at, mut crc, mut last) = (0, 0, Entry::default());
+    while at < end {
+        let length = u64::from_le_bytes(file[at..at + 8].try_into().expect("eight bytes"));
+        let padding = if length >> 63 == 1 { (length >> 56) & 7 } else { 0 };
+        let bytes = (length & !(0xff << 56)) as usize;
+        let record = Record::decode(&file[at + 8..at + 8 + bytes]).expect("a record");
+        crc = record.crc;
+        if record.kind == 2 {
+            last = Entry::decode(&*record.data).expect("an entry");
+        }
+        at += 8 + bytes + padding as usize;
+    }
+    let put = PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() };
+    let request = InternalRaftRequest { id: 77, put: Some(put), ..Default::default() };
+    let mut log = Builder { files: vec![file[..end].to_vec()], crc };
+    log = log.entry(last.index() + 1, last.term(), &request.encode_to_vec());
+    let built = log.files.remove(0);
+    file.resize(file.len().max(built.len()), 0);
+    file[..built.len()].copy_from_slice(&built);
 }
 
 #[derive(Clone, PartialEq, Message)]
