@@ -107,9 +107,9 @@ impl<T> Node<T> {
 
 fn v2_store(data: &[u8]) -> Result<V2Store, String> {
     let store: Store = serde_json::from_slice(data).map_err(|e| format!("the v2 store is no JSON: {e}"))?;
-    let mut found = V2Store::default();
     // Beside the cluster's own namespace there are the clients' keys, and users and roles.
-    found.has_keys = store.root.list().any(|(name, node)| name != "0" && node.list().next().is_some());
+    let has_keys = store.root.list().any(|(name, node)| name != "0" && node.list().next().is_some());
+    let mut found = V2Store { has_keys, ..V2Store::default() };
     let Some(cluster) = store.root.child("0") else { return Err("the v2 store has no cluster in it".to_owned()) };
     found.cluster_version = cluster.child("version").and_then(|node| node.value.clone());
     let id = |name: &str| u64::from_str_radix(name, 16).map_err(|_| format!("{name:?} is no member's id"));

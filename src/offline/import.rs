@@ -170,7 +170,7 @@ impl Source {
         if let Some(torn) = log.torn() {
             say(Event::Torn(torn));
         }
-        let hard_state = log.hard_state().clone();
+        let hard_state = *log.hard_state();
         let snapshot = newest_snapshot(&snap_dir, &log, say)?;
         let at = snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.index, snapshot.term));
         if log.first_index() > at.0 + 1 {
@@ -271,7 +271,7 @@ impl Source {
         let mut wal = Wal::create(disk, &dir, metadata, wal::Options::default())?;
         let (index, term) = self.committed;
         wal.append_snapshot(SnapshotMark { index, term })?;
-        let state = HardState { commit: Some(index), ..self.hard_state.clone() };
+        let state = HardState { commit: Some(index), ..self.hard_state };
         wal.append(Some(&state), &[])?;
         self.each(index + 1..=self.log.last_index(), |entries| Ok(wal.append(None, &entries)?))?;
         Ok(wal.sync()?)
@@ -437,12 +437,12 @@ fn database(snap_dir: &Path, snapshot_index: u64) -> Result<(Snapshot, u64), Err
 
 fn open_database(path: &Path) -> Result<(Snapshot, u64), Error> {
     let file = Snapshot::open(path, "open")?;
-    let etcd = Etcd::new(file.database()?)?;
+    let database = file.database()?;
+    let etcd = Etcd::new(database)?;
     if etcd.auth()?.is_enabled {
         return Err(Error::Refused(format!("{}: authentication is enabled; {NO_AUTH}", path.display())));
     }
     let index = etcd.progress()?.consistent_index.unwrap_or_default();
-    drop(etcd);
     Ok((file, index))
 }
 

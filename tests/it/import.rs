@@ -13,7 +13,10 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lockstep::proto::etcdserverpb::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest, StatusRequest};
+use lockstep::proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseRevokeRequest, Member, MemberAddRequest, MemberListRequest, MemberRemoveRequest,
+    PutRequest, StatusRequest,
+};
 
 use crate::snapshot::{State, fill};
 use crate::util::client::Client;
@@ -30,6 +33,17 @@ fn an_etcd_that_was_killed_goes_on_here() {
         (Etcd::V35, &["--snapshot-count=1000"], false),
     ] {
         let Some(mut cluster) = Cluster::start_with(Kind::Etcd(release), 1, flags) else { return };
+        // A learner that comes and goes, and one that never starts.
+        for url in ["http://127.0.0.1:1", "http://127.0.0.1:2"] {
+            let add = MemberAddRequest { peer_ur_ls: vec![url.to_owned()], is_learner: true };
+            let added = cluster.client(0).member_add(add).expect("a learner").member.expect("a member");
+            // etcd's raft drops a change, without a word, that comes before it has heard of the one before.
+            std::thread::sleep(Duration::from_millis(300));
+            if url.ends_with('1') {
+                cluster.client(0).member_remove(MemberRemoveRequest { id: added.id }).expect("a removal");
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        }
         let acknowledged = work_and_die(&mut cluster);
         let name = format!("{release:?} {flags:?}");
         change(&wal(&cluster.members[0].data_dir), |file| logs::append_put(file, "in the log only"));
@@ -44,6 +58,8 @@ fn an_etcd_that_was_killed_goes_on_here() {
         cluster.members[0].restart();
         let client = cluster.client(0);
         let (before, ids) = (State::of(&client), ids(&client));
+        let members = members(&client);
+        assert_eq!(members.len(), 2, "{name}");
         assert!(before.revision > 5_000, "{name}: revision {}", before.revision);
         assert!(before.kvs.iter().any(|kv| kv.key == "in the log only"), "{name}");
         let member = &mut cluster.members[0];
@@ -55,6 +71,7 @@ fn an_etcd_that_was_killed_goes_on_here() {
         let both = (before.revision, after.revision, before.hash, after.hash);
         assert!(after == before, "{name}: {both:?}, {:?} and {:?}", before.leases, after.leases);
         assert_eq!(self::ids(&client), ids, "{name}");
+        assert_eq!(self::members(&client), members, "{name}");
         check_acknowledged(&after, &acknowledged);
         // It goes on, and over a restart.
         fill(&client, 300);
@@ -124,13 +141,14 @@ fn what_cannot_be_taken_over_is_refused() {
         change(&copy);
         copy
     };
-    let cases: &[(&str, &dyn Fn(&Path), &str)] = &[
-        ("no-db", &|dir| fs::remove_file(dir.join("member/snap/db")).expect("it is there"), "there is no "),
-        ("no-log", &|dir| fs::remove_file(wal(dir)).expect("it is there"), "there is no write-ahead log"),
-        ("no-folder", &|dir| fs::remove_dir_all(dir.join("member/wal")).expect("it is there"), "no such file"),
-        ("flipped", &|dir| change(&wal(dir), |file| file[2_000] ^= 4), "is damaged at offset"),
-        ("a-bad-db", &|dir| fs::write(dir.join("member/snap/db"), [7; 9_000]).expect("a file"), "database"),
-        ("short", &|dir| truncate(&wal(dir), 5_000), "its end was lost"),
+    type Change = fn(&Path);
+    let cases: &[(&str, Change, &str)] = &[
+        ("no-db", |dir| fs::remove_file(dir.join("member/snap/db")).expect("it is there"), "there is no "),
+        ("no-log", |dir| fs::remove_file(wal(dir)).expect("it is there"), "there is no write-ahead log"),
+        ("no-folder", |dir| fs::remove_dir_all(dir.join("member/wal")).expect("it is there"), "no such file"),
+        ("flipped", |dir| change(&wal(dir), |file| file[2_000] ^= 4), "is damaged at offset"),
+        ("a-bad-db", |dir| fs::write(dir.join("member/snap/db"), [7; 9_000]).expect("a file"), "database"),
+        ("short", |dir| truncate(&wal(dir), 5_000), "its end was lost"),
     ];
     for (name, change, expected) in cases {
         refused(&broken(name, change), &made, &["--ignore-v2-keys"], expected);
@@ -213,6 +231,12 @@ fn put_v2(url: &str) -> String {
 
 fn put(key: &str, value: &str, lease: i64) -> PutRequest {
     PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), lease, ..Default::default() }
+}
+
+fn members(client: &Client) -> Vec<Member> {
+    let mut members = client.member_list(MemberListRequest { linearizable: true }).expect("a list").members;
+    members.sort_by_key(|member| member.id);
+    members
 }
 
 fn ids(client: &Client) -> (u64, u64) {

@@ -185,6 +185,41 @@ fn a_damaged_log_is_refused_or_cut_at_its_end() {
     assert!(refused > 3_000 && cut > 1_000, "{refused} refused, {cut} cut");
 }
 
+/// Records whose check values are right, and which say anything: every entry that the log has can be read.
+#[test]
+fn a_log_that_lies_never_panics() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let (mut read, mut entries) = (0, 0);
+    for _ in 0..30_000 {
+        let mut log = Builder::default().file();
+        for _ in 0..random(12) {
+            log = match random(8) {
+                0..=3 => log.entry(random(9), random(4), b"\x08\x09\x22\x00"),
+                4 => log.commit(random(12)),
+                5 => log.mark(random(12), random(4)),
+                6 => log.file(),
+                _ => {
+                    let data = (0..random(24)).map(|_| random(256) as u8).collect();
+                    log.record([1, 2, 3, 5, 6][random(5) as usize], data)
+                }
+            };
+        }
+        let Ok(log) = log.read() else { continue };
+        read += 1;
+        for index in log.first_index().max(1)..=log.last_index() {
+            let entry = log.entry(index).expect("an entry that the log has");
+            assert_eq!(entry.index(), index);
+            entries += usize::from(Meaning::of(&entry).is_ok());
+        }
+        assert!(log.entry(log.last_index() + 1).is_err());
+    }
+    assert!(read > 1_000 && entries > 1_000, "{read} logs, {entries} entries");
+}
+
 #[test]
 fn what_entries_of_older_releases_mean() {
     let entry = |data: &[u8]| Entry { data: Some(Bytes::copy_from_slice(data)), ..Default::default() };
