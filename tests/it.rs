@@ -44,6 +44,8 @@ mod gateway;
 mod hostile_clients;
 #[path = "it/hostile_peers.rs"]
 mod hostile_peers;
+#[path = "it/import.rs"]
+mod import;
 #[path = "it/interop.rs"]
 mod interop;
 #[cfg(feature = "server")]
@@ -61,6 +63,8 @@ mod long_ranges;
 mod membership;
 #[path = "it/mirror.rs"]
 mod mirror;
+#[path = "it/offline.rs"]
+mod offline;
 #[cfg(feature = "server")]
 #[path = "it/peer.rs"]
 mod peer;

@@ -24,8 +24,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use commands::{
-    alarm, check, cluster, compaction, completion, defrag, del, elect, endpoint, get, lease, lock, make_mirror, member,
-    move_leader, put, snapshot, txn, version as version_command, watch as watch_command,
+    alarm, check, cluster, compaction, completion, defrag, del, elect, endpoint, get, import, lease, lock, log,
+    make_mirror, member, move_leader, offline, put, snapshot, txn, version as version_command, watch as watch_command,
 };
 use flags::{Flag, Flags, Kind, flag, flag_short};
 use printer::Printer;
@@ -118,14 +118,15 @@ pub fn run(program: &str, args: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// The name this program was called by: it answers as `etcdctl` when it is called so.
+/// The name this program was called by: it answers as `etcdctl` and `etcdutl` when it is called so.
 pub fn program_name(argv0: Option<OsString>) -> String {
     let name = argv0.as_deref().and_then(|path| Path::new(path).file_name()).map(|name| name.to_string_lossy());
-    if name.as_deref() == Some("etcdctl") { "etcdctl".into() } else { "lockstepctl".into() }
+    let theirs = ["etcdctl", "etcdutl"].into_iter().find(|theirs| name.as_deref() == Some(theirs));
+    theirs.unwrap_or("lockstepctl").into()
 }
 
 fn execute(program: &str, args: Vec<Vec<u8>>) -> Result<(), Failure> {
-    let root = root();
+    let root = if program == "etcdutl" { offline_root() } else { root() };
     if let Some((name, words)) = args.split_first()
         && name == complete::COMMAND.as_bytes()
     {
@@ -194,7 +195,7 @@ pub fn say_error_bytes(bytes: &[u8]) {
 
 /// The version of the program by that name.
 pub fn version(program: &str) -> &'static str {
-    if program == "etcdctl" { crate::ETCD_VERSION } else { crate::VERSION }
+    if program == "lockstepctl" { crate::VERSION } else { crate::ETCD_VERSION }
 }
 
 /// The help of one of the commands below the root, for a line of a transaction.
@@ -240,6 +241,17 @@ fn root() -> &'static Command {
     })
 }
 
+/// The commands that ask no server.
+fn offline_root() -> &'static Command {
+    static ROOT: OnceLock<Command> = OnceLock::new();
+    ROOT.get_or_init(|| Command {
+        name: "etcdutl",
+        short: "An administrative command line tool for etcd and Lockstep.",
+        children: OFFLINE,
+        ..*root()
+    })
+}
+
 const fn leaf(name: &'static str, usage: &'static str, short: &'static str, action: Action) -> Command {
     Command { name, usage, short, long: "", flags: &[], shared: &[], children: &[], action: Some(action) }
 }
@@ -251,6 +263,90 @@ const fn group(name: &'static str, short: &'static str, children: &'static [Comm
 const fn later(name: &'static str, short: &'static str) -> Command {
     leaf(name, "", short, Action::Later)
 }
+
+const VERSION: Command = leaf("version", "", "Prints the version", Action::Run(version_command::run));
+
+const SNAPSHOT: Command = group("snapshot", "Snapshots", SNAPSHOT_COMMANDS);
+const SNAPSHOT_COMMANDS: &[Command] = &[
+    leaf("save", "<filename>", "Saves a member's snapshot to a file", Action::Run(snapshot::save)),
+    Command {
+        flags: snapshot::RESTORE_FLAGS,
+        ..leaf(
+            "restore",
+            "<filename> [options]",
+            "Restores a snapshot to a data directory",
+            Action::Run(snapshot::restore),
+        )
+    },
+    Command {
+        long: snapshot::STATUS_LONG,
+        ..leaf("status", "<filename>", "Shows a snapshot file", Action::Run(snapshot::status))
+    },
+];
+
+const DEFRAG: Command = Command {
+    flags: defrag::FLAGS,
+    shared: endpoint::SHARED,
+    ..leaf("defrag", "", "Defragments the stores of the members at the endpoints", Action::Run(defrag::run))
+};
+
+const IMPORT: Command = Command {
+    flags: import::FLAGS,
+    long: import::LONG,
+    ..leaf(
+        "import",
+        "--from-etcd {dir} --data-dir {dir} [options]",
+        "Takes over the data directory of a stopped etcd",
+        Action::Run(import::run),
+    )
+};
+
+const COMPLETION: Command = Command {
+    long: completion::LONG,
+    ..leaf(
+        "completion",
+        "[bash|zsh|fish|powershell]",
+        "Prints a completion script for a shell",
+        Action::Run(completion::run),
+    )
+};
+
+const HASHKV: Command = Command {
+    flags: offline::HASHKV_FLAGS,
+    long: offline::HASHKV_LONG,
+    ..leaf("hashkv", "<filename> [options]", "Prints the KV history hash of a given file", Action::Run(offline::hashkv))
+};
+
+const VERIFY: Command = Command {
+    flags: offline::VERIFY_FLAGS,
+    long: offline::VERIFY_LONG,
+    ..leaf(
+        "verify",
+        "--data-dir {dir}",
+        "Verifies the data directory of a stopped member",
+        Action::Run(offline::verify),
+    )
+};
+
+const LOG: Command = group("log", "Write-ahead logs", LOG_COMMANDS);
+const LOG_COMMANDS: &[Command] = &[Command {
+    flags: log::DUMP_FLAGS,
+    long: log::DUMP_LONG,
+    ..leaf("dump", "--data-dir {dir} [options]", "Shows the log of a stopped member", Action::Run(log::dump_log))
+}];
+
+/// What etcdutl has, and what is like it.
+static OFFLINE: &[Command] = &[
+    DEFRAG,
+    SNAPSHOT,
+    HASHKV,
+    VERIFY,
+    LOG,
+    IMPORT,
+    VERSION,
+    COMPLETION,
+    leaf("help", "[command]", "Help about any command", Action::Help),
+];
 
 /// In the order in which etcdctl suggests them.
 static CHILDREN: &[Command] = &[
@@ -288,11 +384,7 @@ static CHILDREN: &[Command] = &[
             leaf("list", "", "Lists all alarms", Action::Run(alarm::list)),
         ],
     ),
-    Command {
-        flags: defrag::FLAGS,
-        shared: endpoint::SHARED,
-        ..leaf("defrag", "", "Defragments the stores of the members at the endpoints", Action::Run(defrag::run))
-    },
+    DEFRAG,
     Command {
         shared: endpoint::SHARED,
         ..group(
@@ -327,7 +419,7 @@ static CHILDREN: &[Command] = &[
             Action::Run(watch_command::run),
         )
     },
-    leaf("version", "", "Prints the version", Action::Run(version_command::run)),
+    VERSION,
     group(
         "lease",
         "Leases",
@@ -367,26 +459,7 @@ static CHILDREN: &[Command] = &[
             leaf("promote", "<memberID>", "Gives a learner its vote", Action::Run(member::promote)),
         ],
     ),
-    group(
-        "snapshot",
-        "Snapshots",
-        &[
-            leaf("save", "<filename>", "Saves a member's snapshot to a file", Action::Run(snapshot::save)),
-            Command {
-                flags: snapshot::RESTORE_FLAGS,
-                ..leaf(
-                    "restore",
-                    "<filename> [options]",
-                    "Restores a snapshot to a data directory",
-                    Action::Run(snapshot::restore),
-                )
-            },
-            Command {
-                long: snapshot::STATUS_LONG,
-                ..leaf("status", "<filename>", "Shows a snapshot file", Action::Run(snapshot::status))
-            },
-        ],
-    ),
+    SNAPSHOT,
     group(
         "cluster",
         "Whole clusters",
@@ -401,6 +474,10 @@ static CHILDREN: &[Command] = &[
             )
         }],
     ),
+    IMPORT,
+    HASHKV,
+    VERIFY,
+    LOG,
     Command {
         flags: make_mirror::FLAGS,
         long: make_mirror::LONG,
@@ -469,14 +546,6 @@ static CHILDREN: &[Command] = &[
             },
         ],
     ),
-    Command {
-        long: completion::LONG,
-        ..leaf(
-            "completion",
-            "[bash|zsh|fish|powershell]",
-            "Prints a completion script for a shell",
-            Action::Run(completion::run),
-        )
-    },
+    COMPLETION,
     leaf("help", "[command]", "Help about any command", Action::Help),
 ];

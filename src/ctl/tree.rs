@@ -75,12 +75,16 @@ pub fn find(root: &'static Command, program: &str, args: &[Vec<u8>]) -> Result<F
     }
 }
 
+/// Commands that etcdctl has not: a prefix never means one of them, so that what it means to etcdctl it means here.
+const OURS: &[&str] = &["import", "hashkv", "verify", "log"];
+
 /// The child of that name, or the only one that begins so.
 fn child(command: &'static Command, word: &[u8]) -> Option<&'static Command> {
     if let Some(exact) = command.children.iter().find(|child| child.name.as_bytes() == word) {
         return Some(exact);
     }
-    let mut close = command.children.iter().filter(|child| child.name.as_bytes().starts_with(word));
+    let theirs = command.children.iter().filter(|child| !OURS.contains(&child.name));
+    let mut close = theirs.filter(|child| child.name.as_bytes().starts_with(word));
     close.next().filter(|_| close.next().is_none())
 }
 

@@ -6,6 +6,8 @@
 //! status.rs      a database in four numbers
 //! snapshot.rs    a database and the SHA-256 of it: sealed while it is written, verified as it is read
 //! bbolt/         the file itself: a reader that trusts nothing, a writer that never goes back
+//! wal/           etcd's log: entries, and what they mean here
+//! raft_snapshot.rs   where that log was cut, and the members as of then
 //! ```
 //!
 //! All of it is synchronous and knows no file: bytes come through [`ReadAt`] and leave through `std::io::Write`, in
@@ -13,10 +15,12 @@
 
 pub mod bbolt;
 pub mod etcd;
+pub mod raft_snapshot;
 pub mod restore;
 pub mod snapshot;
 pub mod status;
 pub mod store;
+pub mod wal;
 
 use std::io;
 

@@ -60,8 +60,8 @@ pub enum OpenError {
     #[error("{doing} the store {path}: {source}; check the disk and the permissions of the data directory")]
     Io { path: String, doing: &'static str, source: io::Error },
     #[error(
-        "the store {path} is an etcd (bbolt) database; take it over with `lockstepctl snapshot restore` from a \
-         snapshot of it"
+        "the store {path} is an etcd (bbolt) database; take it over with `lockstepctl import --from-etcd`, or \
+         restore a snapshot of it"
     )]
     Bbolt { path: String },
     #[error(

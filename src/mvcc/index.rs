@@ -198,6 +198,18 @@ impl Index {
         Ok(keys)
     }
 
+    /// Calls `f` with every key that exists as of `at`, in order, and the revision of its value.
+    pub fn for_each_live(&self, at: i64, mut f: impl FnMut(&[u8], Revision)) -> Result<(), Pruned> {
+        self.walk(KeyRange::From(b""), at, |block, from, to| {
+            for entry in &block.entries[from..to] {
+                if let Some(revision) = entry.index.live_at(at) {
+                    f(&entry.key, revision);
+                }
+            }
+            to - from
+        })
+    }
+
     /// Calls `f` with the newest mark up to `at` of every key that has one.
     pub fn for_each_mark(&self, at: i64, mut f: impl FnMut(Mark)) -> Result<(), Pruned> {
         self.walk(KeyRange::From(b""), at, |block, from, to| {

@@ -8,6 +8,7 @@
 //! Loader  a whole store written in one go                                                  bulk.rs
 //! Backend redb over the Disk port: one durable transaction a batch                         backend.rs blocks.rs row.rs
 //!         a new file for it, while it is in use                                             defrag.rs
+//!         which keys a damaged page takes with it                                           lost.rs
 //! ```
 //!
 //! A change is in memory at once, visible at the next `publish`, durable after `seal`, `commit`, `committed`. This
@@ -21,6 +22,7 @@ mod defrag;
 mod hash;
 mod index;
 mod key_index;
+mod lost;
 mod overlay;
 pub mod read;
 mod row;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::backend::{Live, META_CONSISTENT_INDEX, META_TERM, Reader};
 use super::index::{Index, KeyRange};
+use super::lost::explain;
 use super::overlay::{Bucket, BucketChange, BucketEntry, Overlay, Seq};
 use super::read::{Error, Overtaken, RangeOptions, RangeResult, Read, Revision};
 use super::row::{Row, Rows, decode};
@@ -109,7 +110,8 @@ impl View {
 
     /// Shows `f` the stored row of a revision that [`View::locate`] gave, without a copy where that can be had.
     pub fn with_row<T>(&self, revision: Revision, f: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
-        self.base.with_row(revision, f)
+        let row = self.base.with_row(revision, f);
+        row.map_err(|error| explain(&self.base, &self.index, self.stamp.rev, revision, error))
     }
 
     pub fn bucket_get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
@@ -184,7 +186,8 @@ impl Base {
         let (revisions, count) = locate(index, stamp, range, options.rev, want)?;
         let mut kvs = Vec::with_capacity(revisions.len());
         for revision in revisions {
-            let mut kv = decode(revision, self.row(revision)?)?;
+            let row = self.row(revision).map_err(|error| explain(self, index, stamp.rev, revision, error))?;
+            let mut kv = decode(revision, row)?;
             if options.keys_only {
                 kv.value = Bytes::new();
             }

@@ -1,30 +1,19 @@
-//! A snapshot becomes a member's data directory, all of it or nothing.
-//!
-//! The new directory is built as `member.restoring` within the data directory (which may be a mount point, so it is not
-//! built beside it), and named `member` last; a log that lies elsewhere gets its name just before. What is cut short
-//! leaves that name, and a server that finds it refuses to start. What fails is taken away again.
+//! A snapshot becomes a member's data directory.
 //!
 //! The store begins before the first entry of a log that founds the cluster, as etcd's does: every member that is
 //! restored from the same file with the same words is a founder of the same cluster.
 
-use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use super::file::{self, Snapshot, reason};
+use super::directory::{self, MEMBER, STORE, Unfinished, real_disk};
+use super::file::{self, Snapshot};
 use crate::interop::restore::NewCluster;
 use crate::interop::store;
 use crate::member::boot;
 use crate::member::membership::Member;
 use crate::mvcc::{self, Store};
-use crate::ports::disk::Disk;
 use crate::server::config::cluster::bootstrap_of;
-use crate::server::disk::RealDisk;
 use crate::wal;
-
-const UNFINISHED: &str = boot::RESTORING_DIR;
-const MEMBER: &str = "member";
 
 /// What to restore, and for whom; the words are those of the flags.
 #[derive(Clone, Debug)]
@@ -77,18 +66,18 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     #[error(transparent)]
+    Directory(#[from] directory::Error),
+    #[error(transparent)]
     Snapshot(#[from] file::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error("founding the log: {0}")]
     Log(#[from] boot::Error),
-    #[error("{doing} {}: {}", path.display(), reason(source))]
-    Io { doing: &'static str, path: PathBuf, source: io::Error },
 }
 
 /// See the head of this file.
 pub fn restore(request: &Request, say: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
-    let Request { data_dir, wal_dir, .. } = request;
+    let (data_dir, wal_dir) = (&*request.data_dir, request.wal_dir.as_deref());
     let founding = bootstrap_of(
         &request.name,
         &request.initial_advertise_peer_urls,
@@ -96,12 +85,7 @@ pub fn restore(request: &Request, say: &mut dyn FnMut(Event<'_>)) -> Result<(), 
         &request.initial_cluster_token,
     )
     .map_err(Error::Refused)?;
-    if !is_empty(data_dir) {
-        return Err(Error::Refused(format!("data-dir {:?} not empty or could not be read", data_dir.display())));
-    }
-    if let Some(dir) = wal_dir.as_deref().filter(|dir| dir.exists()) {
-        return Err(Error::Refused(format!("wal-dir {:?} exists", dir.display())));
-    }
+    Unfinished::check(data_dir, wal_dir)?;
     say(Event::Started);
     let snapshot = Snapshot::open(&request.snapshot, "open")?;
     snapshot.verify(request.skip_hash_check)?;
@@ -111,63 +95,23 @@ pub fn restore(request: &Request, say: &mut dyn FnMut(Event<'_>)) -> Result<(), 
         .map(|m| Member { id: m.id, name: m.name.clone(), peer_urls: m.peer_urls.clone(), ..Member::default() })
         .collect();
     let metadata = wal::Metadata { member_id: founding.local_id, cluster_id: founding.cluster_id };
-    let mut made = Made { was_there: data_dir.exists(), request, is_whole: false };
-    build(request, &snapshot, metadata, &founders, say)?;
-    made.name()?;
+    let unfinished = Unfinished::begin(data_dir, wal_dir)?;
+    build(&unfinished, request, &snapshot, metadata, &founders, say)?;
+    unfinished.finish()?;
     say(Event::Finished);
     Ok(())
 }
 
-/// What is there until the restore has succeeded.
-struct Made<'a> {
-    request: &'a Request,
-    /// The data directory was there before.
-    was_there: bool,
-    is_whole: bool,
-}
-
-impl Made<'_> {
-    /// Gives everything its name: from here on it is a member's.
-    fn name(&mut self) -> Result<(), Error> {
-        let Request { data_dir, wal_dir, .. } = self.request;
-        if let Some(dir) = wal_dir {
-            rename(&unfinished(dir), dir)?;
-        }
-        rename(&data_dir.join(UNFINISHED), &data_dir.join(MEMBER))?;
-        self.is_whole = true;
-        Ok(())
-    }
-}
-
-impl Drop for Made<'_> {
-    fn drop(&mut self) {
-        if self.is_whole {
-            return;
-        }
-        // The error that led here is the one to tell.
-        if let Some(dir) = &self.request.wal_dir {
-            let _ = fs::remove_dir_all(unfinished(dir));
-            let _ = fs::remove_dir_all(dir);
-        }
-        let _ = fs::remove_dir_all(self.request.data_dir.join(UNFINISHED));
-        if !self.was_there {
-            let _ = fs::remove_dir(&self.request.data_dir);
-        }
-    }
-}
-
 fn build(
+    unfinished: &Unfinished<'_>,
     request: &Request,
     snapshot: &Snapshot,
     metadata: wal::Metadata,
     founders: &[Member],
     say: &mut dyn FnMut(Event<'_>),
 ) -> Result<(), Error> {
-    let root = request.data_dir.join(UNFINISHED);
-    let disk = real_disk(&root)?;
-    disk.create_dir_all("snap").map_err(|source| Error::Io { doing: "making", path: root.join("snap"), source })?;
     let mut keep = NewCluster::new(request.bump_revision);
-    let loaded = store::load(&disk, "snap/db", snapshot, snapshot.database_bytes(), &mut keep)?;
+    let loaded = store::load(&unfinished.disk()?, STORE, snapshot, snapshot.database_bytes(), &mut keep)?;
     let (latest, revision) = keep.revisions(&loaded);
     if request.bump_revision > 0 {
         say(Event::Bumped { from: latest, by: request.bump_revision });
@@ -176,47 +120,8 @@ fn build(
     for member in founders {
         say(Event::Added { cluster_id: metadata.cluster_id, member });
     }
-    let (wal_disk, wal_dir) = match &request.wal_dir {
-        None => (disk.clone(), "wal".to_owned()),
-        Some(dir) => {
-            let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let name = unfinished(dir).file_name().map(|name| name.to_string_lossy().into_owned());
-            let name = name.ok_or_else(|| Error::Refused("--wal-dir names no directory".to_owned()))?;
-            (real_disk(above)?, name)
-        }
-    };
-    boot::found_log(&wal_disk, &wal_dir, wal::Options::default(), metadata, founders)?;
-    let synced = ["snap"].iter().try_for_each(|dir| disk.sync_dir(dir)).and_then(|()| wal_disk.sync_dir(&wal_dir));
-    synced.and_then(|()| File::open(&root)?.sync_all()).map_err(|source| Error::Io {
-        doing: "syncing",
-        path: root,
-        source,
-    })
-}
-
-fn real_disk(root: &Path) -> Result<Arc<dyn Disk>, Error> {
-    let disk = RealDisk::new(root);
-    Ok(Arc::new(disk.map_err(|source| Error::Io { doing: "making", path: root.to_owned(), source })?))
-}
-
-fn unfinished(wal_dir: &Path) -> PathBuf {
-    let mut name = wal_dir.as_os_str().to_owned();
-    name.push(".restoring");
-    name.into()
-}
-
-/// Whether nothing is there, or an empty directory.
-fn is_empty(dir: &Path) -> bool {
-    match fs::read_dir(dir) {
-        Ok(mut names) => names.next().is_none(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
-}
-
-fn rename(from: &Path, to: &Path) -> Result<(), Error> {
-    let above = to.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let renamed = fs::rename(from, to).and_then(|()| File::open(above)?.sync_all());
-    renamed.map_err(|source| Error::Io { doing: "naming", path: to.to_owned(), source })
+    let (wal_disk, wal_dir) = unfinished.wal()?;
+    Ok(boot::found_log(&wal_disk, &wal_dir, wal::Options::default(), metadata, founders)?)
 }
 
 /// What members that were restored from the same file have in common.

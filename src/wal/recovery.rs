@@ -114,7 +114,7 @@ impl Wal {
 /// Opens every segment and checks that together they are one unbroken log of one member.
 fn open_segments(disk: &dyn Disk, dir: &str, listing: &Listing) -> Result<Vec<(Segment, Header)>, Error> {
     if let Some(name) = &listing.foreign {
-        let what = "it belongs to etcd's own log, which is read by snapshot and restore only".to_owned();
+        let what = "it belongs to etcd's own log, which `lockstepctl import --from-etcd` takes over".to_owned();
         return Err(Error::NotOurs { file: join(dir, name), what });
     }
     if listing.sequences.is_empty() {

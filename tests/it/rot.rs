@@ -158,6 +158,8 @@ struct Tally {
     equal: usize,
     refused: usize,
     stopped: usize,
+    /// Those that said which keys.
+    named: usize,
 }
 
 /// Boots a copy of `disk` on which one bit is flipped, and reads everything.
@@ -266,6 +268,11 @@ fn a_store_that_rots_under_a_running_member_is_right_or_stops_it() {
             }
             Err(reason) => {
                 assert!(reason.contains(STORE) && reason.contains("damaged"), "{place}: which file? {reason}");
+                // What a range met is of keys; what only the history has is not.
+                let is_named = reason.contains("not readable on this member: ");
+                let are_keys = reason.contains(" keys from \"") && reason.contains("written at revisions ");
+                assert!(!is_named || are_keys, "{place}: which keys? {reason}");
+                tally.named += usize::from(is_named);
                 true
             }
         };
@@ -295,7 +302,7 @@ fn a_store_that_rots_under_a_running_member_is_right_or_stops_it() {
         }
     }
     println!("{tally:?}");
-    assert!(tally.equal > 0 && tally.stopped > 0, "{tally:?}");
+    assert!(tally.equal > 0 && tally.stopped > 0 && tally.named > 0, "{tally:?}");
 }
 
 #[test]

@@ -43,17 +43,17 @@ fn keys_leases_and_hashes_survive_the_way_through_etcds() {
 }
 
 /// What must be the same on both sides.
-#[derive(PartialEq)]
-struct State {
-    revision: i64,
-    hash: u32,
-    kvs: Vec<KeyValue>,
+#[derive(Debug, PartialEq)]
+pub struct State {
+    pub revision: i64,
+    pub hash: u32,
+    pub kvs: Vec<KeyValue>,
     /// Id, granted TTL, and how many keys.
-    leases: Vec<(i64, i64, usize)>,
+    pub leases: Vec<(i64, i64, usize)>,
 }
 
 impl State {
-    fn of(client: &Client) -> State {
+    pub fn of(client: &Client) -> State {
         let all = RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
         let answer = client.range(all).expect("a range");
         let mut leases: Vec<_> = client
@@ -76,7 +76,7 @@ impl State {
 }
 
 /// Keys, some with leases, overwritten and deleted, compacted, and some after that.
-fn fill(client: &Client, count: usize) {
+pub fn fill(client: &Client, count: usize) {
     let put = |key: String, value: String, lease| {
         let put = PutRequest { key: key.into(), value: value.into(), lease, ..Default::default() };
         RequestOp { request: Some(Request::RequestPut(put)) }

@@ -15,6 +15,7 @@ use super::simple::alarm_name;
 use crate::ctl::golang::quote;
 use crate::ctl::watch::Watched;
 use crate::interop::status::Status;
+use crate::mvcc::HashKv;
 
 /// Lines that are being written.
 #[derive(Default)]
@@ -209,5 +210,13 @@ pub fn snapshot_status(status: &Status) -> String {
     out.line("Revision", status.revision);
     out.line("Keys", status.total_keys);
     out.line("Size", status.total_bytes);
+    out.0
+}
+
+pub fn hash_kv_of_file(hash: &HashKv) -> String {
+    let mut out = Fields::default();
+    out.line("Hash", hash.hash);
+    out.line("Hash revision", hash.hash_revision);
+    out.line("Compact revision", hash.compact_revision);
     out.0
 }

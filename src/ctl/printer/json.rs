@@ -13,6 +13,7 @@ use super::Health;
 use crate::ctl::golang::{base64, json_string};
 use crate::ctl::watch::Watched;
 use crate::interop::status::Status;
+use crate::mvcc::HashKv;
 
 /// A document as the line that is printed.
 pub fn line(document: String) -> Vec<u8> {
@@ -260,6 +261,14 @@ pub fn snapshot_status(status: &Status) -> String {
         .field("revision", status.revision.to_string())
         .field("totalKey", status.total_keys.to_string())
         .field("totalSize", status.total_bytes.to_string())
+        .end()
+}
+
+pub fn hash_kv_of_file(hash: &HashKv) -> String {
+    Object::new()
+        .field("hash", hash.hash.to_string())
+        .field("hashRevision", hash.hash_revision.to_string())
+        .field("compactRevision", hash.compact_revision.to_string())
         .end()
 }
 

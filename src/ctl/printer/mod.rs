@@ -19,6 +19,7 @@ use super::golang::human_bytes;
 use super::watch::Watched;
 use super::{Failure, code, emit, emit_live, say_error_bytes};
 use crate::interop::status::Status;
+use crate::mvcc::HashKv;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -262,6 +263,18 @@ impl Printer {
             Format::Json => json::line(json::snapshot_status(status)),
             Format::Protobuf => return unsupported("protobuf"),
             Format::Table => table::draw(&["hash", "revision", "total keys", "total size"], &[row]).into(),
+        })
+    }
+
+    /// `hashkv` of a file.
+    pub fn hash_kv_of_file(&self, hash: &HashKv) -> Result<(), Failure> {
+        let row = [hash.hash.to_string(), hash.hash_revision.to_string(), hash.compact_revision.to_string()];
+        self.show(match self.format {
+            Format::Simple => simple::rows(&vec![row.to_vec()]),
+            Format::Fields => fields::hash_kv_of_file(hash).into(),
+            Format::Json => json::line(json::hash_kv_of_file(hash)),
+            Format::Protobuf => return unsupported("protobuf"),
+            Format::Table => table::draw(&["hash", "hash revision", "compact revision"], &[row.to_vec()]).into(),
         })
     }
 

@@ -47,7 +47,7 @@ fn lockstepctl_differs_on_purpose() {
         ("ETCDCTL_CACERT=x get a", 128, "", "Error: --cacert is not supported yet\n"),
         ("ETCDCTL_API=2 ls /", 1, "", "the v2 API (ETCDCTL_API=2) is not supported yet"),
         ("auth status", 1, "", "Error: etcdctl auth status is not supported yet\n"),
-        ("defrag --data-dir x", 128, "", "Error: --data-dir is not supported yet\n"),
+        ("defrag --data-dir x", 1, "", "Error: Failed to defragment etcd data[x] (x is no data directory"),
         ("make-mirror --dest-cert x @E", 128, "", "Error: --dest-cert is not supported yet\n"),
         ("make-mirror --dest-key x @E", 128, "", "Error: --dest-key is not supported yet\n"),
         ("make-mirror --dest-cacert x @E", 128, "", "Error: --dest-cacert is not supported yet\n"),

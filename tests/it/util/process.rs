@@ -156,6 +156,14 @@ impl Member {
         &mut self.args
     }
 
+    /// From the next start on it is a server of this kind on this directory, with the flags and ports that it has.
+    pub fn become_one_of(&mut self, kind: Kind, data_dir: &Path) {
+        self.program = kind.program().expect("a program");
+        self.data_dir = data_dir.to_owned();
+        let flag = self.args.iter_mut().find(|arg| arg.starts_with("--data-dir=")).expect("it has one");
+        *flag = format!("--data-dir={}", data_dir.display());
+    }
+
     /// Starts the process without waiting for it.
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
