@@ -357,6 +357,15 @@ mutations! {
         knobs: [("quota_bytes", 20_000)],
     }
 
+    /// A member that starts, or installs a snapshot, knows of no alarm, and writes what the others refuse.
+    AlarmForgotten "alarm-forgotten" {
+        about: "the alarms that are raised are not loaded from the store",
+        source: "our own; etcd's alarms are restored with the store for this",
+        checkers: &["alarm-agreement", "space", "applied-hash"],
+        trigger: RESTARTS,
+        knobs: [("quota_bytes", 20_000)],
+    }
+
     /// The consistent index is read one too low at boot, and the last entry is applied a second time.
     AppliedAgainAfterRestart "applied-again-after-restart" {
         about: "the entry at the consistent index is applied again after a restart",

@@ -530,6 +530,9 @@ impl World {
                 Event::Applied { index, .. } => {
                     self.trace.line(now_us, format_args!("{id:x} Applied:{index}"));
                 }
+                Event::Alarms { index, raised } => {
+                    self.show(&Seen::Alarms { member: id, index, raised: &raised })?;
+                }
                 Event::Reply { request, result } => self.reply(id, request, &result)?,
                 Event::Batch { consistent_index } => {
                     self.trace.line(now_us, format_args!("{id:x} Batch up to {consistent_index}"));
