@@ -335,7 +335,7 @@ mutations! {
         source: "canon 6: etcd #14685",
         checkers: DIVERGED,
         trigger: &["crash-after-defragment"],
-        knobs: [("store_commit_ms", 100)],
+        knobs: [("store_commit_ms", 100), ("quota_bytes", 0)],
     }
 
     /// Where a compaction has taken the newest rows (those of deletions), the member stands at a lower revision after
@@ -345,7 +345,7 @@ mutations! {
         source: "canon 7: etcd #17780",
         checkers: DIVERGED,
         trigger: RESTARTS,
-        knobs: [],
+        knobs: [("quota_bytes", 20_000), ("store_commit_ms", 100), ("fault_every_ms", 500)],
     }
 
     /// A member goes on writing while an alarm says that there is no space.
