@@ -338,10 +338,10 @@ mutations! {
         knobs: [("store_commit_ms", 100), ("quota_bytes", 0)],
     }
 
-    /// Where a compaction has taken the newest rows (those of deletions), the member stands at a lower revision after
-    /// its restart than before.
+    /// A deletion at the revision of the compaction is taken away, too, and the revision read from the rows that are
+    /// left: where that deletion was the newest, the member stands at a lower revision after its restart.
     RevisionOfRowsAlone "revision-of-rows-alone" {
-        about: "the revision is taken from the rows alone at boot, not from the compaction",
+        about: "a compaction takes the newest deletion, and the revision is read from the rows alone at boot",
         source: "canon 7: etcd #17780",
         checkers: DIVERGED,
         trigger: RESTARTS,

@@ -1,8 +1,8 @@
-//! The operator of a cluster with a quota: an alarm that lasts is answered as the runbook says, compact, defragment whom
-//! it hangs on, and at the next look disarm. In between the cluster only deletes.
+//! The operator of a cluster with a quota: an alarm that lasts is answered as the runbook says, compact, defragment
+//! whom it hangs on, and at the next look disarm. In between the cluster only deletes.
 //!
-//! Nothing is drawn: every look is at a fixed time and depends on nothing but what the members say. In the liveness phase
-//! there is no quota any more, as though the operator had found room for all.
+//! Nothing is drawn: every look is at a fixed time and depends on nothing but what the members say. In the liveness
+//! phase there is no quota any more, as though the operator had found room for all.
 
 use lockstep::mvcc::read::Read;
 use lockstep_proto::etcdserverpb::alarm_request::AlarmAction;
