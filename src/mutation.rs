@@ -335,17 +335,17 @@ mutations! {
         source: "canon 6: etcd #14685",
         checkers: DIVERGED,
         trigger: &["crash-after-defragment"],
-        knobs: [("store_commit_ms", 100)],
+        knobs: [("store_commit_ms", 100), ("quota_bytes", 0)],
     }
 
-    /// Where a compaction has taken the newest rows (those of deletions), the member stands at a lower revision after
-    /// its restart than before.
+    /// A deletion at the revision of the compaction is taken away, too, and the revision read from the rows that are
+    /// left: where that deletion was the newest, the member stands at a lower revision after its restart.
     RevisionOfRowsAlone "revision-of-rows-alone" {
-        about: "the revision is taken from the rows alone at boot, not from the compaction",
+        about: "a compaction takes the newest deletion, and the revision is read from the rows alone at boot",
         source: "canon 7: etcd #17780",
         checkers: DIVERGED,
         trigger: RESTARTS,
-        knobs: [],
+        knobs: [("quota_bytes", 20_000), ("store_commit_ms", 100), ("fault_every_ms", 500)],
     }
 
     /// A member goes on writing while an alarm says that there is no space.
@@ -354,6 +354,15 @@ mutations! {
         source: "our own; etcd's capped applier",
         checkers: &["space"],
         trigger: &[],
+        knobs: [("quota_bytes", 20_000)],
+    }
+
+    /// A member that starts, or installs a snapshot, knows of no alarm, and writes what the others refuse.
+    AlarmForgotten "alarm-forgotten" {
+        about: "the alarms that are raised are not loaded from the store",
+        source: "our own; etcd's alarms are restored with the store for this",
+        checkers: &["alarm-agreement", "space", "applied-hash"],
+        trigger: RESTARTS,
         knobs: [("quota_bytes", 20_000)],
     }
 

@@ -432,6 +432,8 @@ quiet COMMAND                  without output";
                     format!("{id:x} Read {name} Applied:{} {}", view.applied_index(), look_up(&view, key))
                 }
                 Event::Published(_) | Event::Synced(_) | Event::Watch(_) | Event::LeaseNews => continue,
+                // A script sees what apply answers.
+                Event::Alarms { .. } => continue,
                 Event::Applied { index, .. } => format!("{id:x} Applied:{index}"),
                 Event::Reply { request, result } => {
                     format!("{id:x} Reply {} {}", self.name(id, request).0, notation::reply(&result))

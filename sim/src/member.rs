@@ -144,6 +144,11 @@ pub enum Event {
         request: u64,
         result: Result<Response, EtcdError>,
     },
+    /// The alarms that are raised as of this index: they may have changed, or a life or a store begins.
+    Alarms {
+        index: u64,
+        raised: Vec<AlarmMember>,
+    },
     /// Queued for the backend.
     Batch {
         consistent_index: u64,
@@ -751,7 +756,10 @@ impl SimMember {
                     self.events.push(Event::Reply { request: reply.id, result: reply.result });
                 }
             }
-            apply::Effect::Alarms(alarms) => life.alarms = alarms,
+            apply::Effect::Alarms(alarms) => {
+                life.alarms.clone_from(&alarms);
+                self.events.push(Event::Alarms { index: life.applier.applied(), raised: alarms });
+            }
             apply::Effect::NoSpace => {
                 let alarm = AlarmRequest {
                     action: AlarmAction::Activate as i32,

@@ -111,7 +111,7 @@ impl KeyIndex {
         let upto = older.partition_point(|m| m.main <= at);
         let whole = self.last.main <= at;
         let newest = if whole { Some(self.last) } else { older[..upto].last().copied() };
-        let stays = newest.is_some_and(|m| !m.tombstone || m.main == at);
+        let stays = newest.is_some_and(|m| !m.tombstone || m.main == at && !mutation!(RevisionOfRowsAlone));
         let droppable = upto + usize::from(whole) - usize::from(stays);
 
         let cut = droppable.min(upto).min(room);

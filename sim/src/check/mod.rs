@@ -20,6 +20,7 @@
 //! watches: the nine guarantees               watches.rs              etcd's robustness tests
 //! leases live and end when they should       leases.rs               etcd #15247, #9888
 //! locks and elections                        locks.rs                Jepsen etcd 3.4.3
+//! all know of the same alarms                alarm_agreement.rs      our own; etcd's alarms are replicated
 //! nothing is written without space           space.rs                etcd's NOSPACE alarm
 //! progress                                   progress.rs             Cloudflare 2020
 //! ```
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use lockstep::member::raft::{Persist, Status};
 use lockstep::mvcc::View;
 use lockstep::ports::clock::Instant;
+use lockstep_proto::etcdserverpb::AlarmMember;
 use lockstep_proto::mvccpb::{Event, KeyValue};
 use lockstep_proto::raftpb::{Entry, HardState};
 
@@ -40,6 +42,7 @@ use crate::asks::WatchSpec;
 use crate::history::{Operation, Outcome};
 use crate::knobs::Knobs;
 
+pub mod alarm_agreement;
 pub mod alarms;
 pub mod applied_hash;
 pub mod at_most_once;
@@ -79,6 +82,8 @@ pub enum Seen<'a> {
     Committed { member: u64, entries: &'a [Entry] },
     /// The view that readers of this member get from now on.
     Published { member: u64, view: &'a Arc<View> },
+    /// A member says which alarms are raised as of this index, because they may have changed or a life or store begins.
+    Alarms { member: u64, index: u64, raised: &'a [AlarmMember] },
     /// A revision is shown for the first time, by whichever member; these are its rows, in order. A deletion has the
     /// version 0.
     Made { revision: i64, events: &'a [KeyValue] },
@@ -203,6 +208,7 @@ pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
         Box::new(revisions::Revisions::new()),
         Box::new(applied_hash::AppliedHash::new(members)),
         Box::new(hash_kv::HashKvAtRest::new()),
+        Box::new(alarm_agreement::AlarmAgreement::default()),
         Box::new(space::Space::new()),
         Box::new(stale_reads::StaleReads::new()),
         Box::new(linearizability::Linearizability::default()),

@@ -1,10 +1,10 @@
 //! While an alarm says that there is no space, nothing that needs space is done, and everything that frees some is
 //! (etcd's capped applier; the runbook's order: compact, disarm).
 //!
-//! The log says between which indexes the alarm is raised. A put, or a txn with puts, that is committed there must be
-//! refused; one that was told to be refused for want of space must have been committed there. Knows writes by their
-//! values, each of which is written once but for what a client asked for again. A request that exceeds the quota comes
-//! before its alarm: it is done, and its answer leaves that open.
+//! The log says between which indexes the alarm is raised. A put, a txn with puts or a grant of a lease that is
+//! committed there must be refused; what was told to be refused for want of space must have been committed there. Knows
+//! writes by their values, each of which is written once but for what a client asked for again. A request that exceeds
+//! the quota comes before its alarm: it is done, and its answer leaves that open.
 
 use std::collections::BTreeSet;
 
@@ -15,6 +15,7 @@ use prost::Message;
 
 use super::alarms::Alarms;
 use super::{Checker, Objection, Seen, object_naming};
+use crate::asks::LeaseAsk;
 use crate::history::{Operation, Outcome};
 
 #[derive(Debug, Default)]
@@ -25,6 +26,9 @@ pub struct Space {
     /// Values that were to be written while there was none, and while there was one.
     written: BTreeSet<Vec<u8>>,
     refused: BTreeSet<Vec<u8>>,
+    /// Leases, likewise.
+    granted: BTreeSet<i64>,
+    not_granted: BTreeSet<i64>,
 }
 
 impl Space {
@@ -49,24 +53,33 @@ impl Space {
         if let Some(txn) = request.txn {
             kept.extend(values(&txn));
         }
+        if let Some(grant) = request.lease_grant {
+            let leases = if self.alarms.is_space() { &mut self.granted } else { &mut self.not_granted };
+            leases.insert(grant.id);
+        }
     }
 
     fn answered(&self, number: u64, operation: &Operation, outcome: &Outcome) -> Result<(), Objection> {
-        let values: Vec<&[u8]> = operation.writes().iter().filter_map(|(_, value)| value.map(str::as_bytes)).collect();
+        let mut values: Vec<&[u8]> =
+            operation.writes().iter().filter_map(|(_, value)| value.map(str::as_bytes)).collect();
+        let mut granted = None;
+        match operation {
+            Operation::Lease(LeaseAsk::Grant { lease, .. }) => granted = Some(lease),
+            Operation::Lease(LeaseAsk::Attach { value, .. }) => values.push(value.as_bytes()),
+            _ => {}
+        }
         match outcome {
-            Outcome::Done { .. } => {
-                for value in values {
-                    if self.refused.contains(value) && !self.written.contains(value) {
-                        return object_naming(
-                            "done without space",
-                            format!(
-                                "operation {number} ({operation}) is done, while an alarm says that there is no space"
-                            ),
-                            &[number],
-                        );
-                    }
+            Outcome::Done { .. } | Outcome::Told { .. } => {
+                let is_refused = |value: &&[u8]| self.refused.contains(*value) && !self.written.contains(*value);
+                let is_not_granted = |lease: &i64| self.not_granted.contains(lease) && !self.granted.contains(lease);
+                if !values.iter().any(is_refused) && !granted.is_some_and(is_not_granted) {
+                    return Ok(());
                 }
-                Ok(())
+                object_naming(
+                    "done without space",
+                    format!("operation {number} ({operation}) is done, while an alarm says that there is no space"),
+                    &[number],
+                )
             }
             Outcome::Refused { error } if error == EtcdError::NoSpace.message() => {
                 let is_rightly = values.iter().any(|value| self.refused.contains(*value));

@@ -246,8 +246,9 @@ impl World {
         match read {
             Ok(outcome) => self.told(client, outcome),
             Err(Error::Overtaken) => match self.machine(member).member.view() {
-                Some(fresh) => {
-                    self.look_later(client, fresh);
+                // No second choice at the same point: a record could not tell the two apart.
+                Some(view) => {
+                    self.after(1, 0, 0, What::Look { client, number, view });
                     Ok(())
                 }
                 None => Ok(()),

@@ -55,6 +55,8 @@ pub struct Machine {
     pub crash_after_defragment: Option<PowerCut>,
     /// The alarms that it showed when the operator last looked.
     pub(super) alarms_seen: Vec<AlarmMember>,
+    /// The operator has compacted because of them, and disarms them next.
+    pub(super) made_room: bool,
     /// Faults at work for which it may stop, or refuse to start.
     pub damaged: u64,
     pub(super) ended_by: String,
@@ -122,6 +124,7 @@ impl Machine {
             crash_in_commit: None,
             crash_after_defragment: None,
             alarms_seen: Vec::new(),
+            made_room: false,
             damaged: 0,
             ended_by: "never started".into(),
             life: 0,
@@ -529,6 +532,9 @@ impl World {
                 }
                 Event::Applied { index, .. } => {
                     self.trace.line(now_us, format_args!("{id:x} Applied:{index}"));
+                }
+                Event::Alarms { index, raised } => {
+                    self.show(&Seen::Alarms { member: id, index, raised: &raised })?;
                 }
                 Event::Reply { request, result } => self.reply(id, request, &result)?,
                 Event::Batch { consistent_index } => {

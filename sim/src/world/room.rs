@@ -1,4 +1,5 @@
-//! The operator of a cluster with a quota: an alarm that lasts is answered as the runbook says, compact, then disarm.
+//! The operator of a cluster with a quota: an alarm that lasts is answered as the runbook says, compact, defragment
+//! whom it hangs on, and at the next look disarm. In between the cluster only deletes.
 //!
 //! Nothing is drawn: every look is at a fixed time and depends on nothing but what the members say. In the liveness
 //! phase there is no quota any more, as though the operator had found room for all.
@@ -9,7 +10,7 @@ use lockstep_proto::etcdserverpb::{AlarmMember, AlarmRequest, CompactionRequest,
 
 use super::{Failure, What, World};
 
-/// Between two looks; an alarm stands for up to two of them.
+/// Between two looks; an alarm stands for two or three of them.
 const LOOK_US: u64 = 400_000;
 
 impl World {
@@ -26,7 +27,7 @@ impl World {
             let machine = self.machine(id);
             let alarms: Vec<AlarmMember> = machine.member.alarms().to_vec();
             if alarms != machine.alarms_seen {
-                machine.alarms_seen = alarms;
+                (machine.alarms_seen, machine.made_room) = (alarms, false);
                 continue;
             }
             let Some(view) = machine.member.view().filter(|_| !alarms.is_empty() && machine.paused_until_us <= now_us)
@@ -35,13 +36,19 @@ impl World {
             };
             let mut expires = machine.clock.now(now_us);
             expires.0 += patience_ms;
-            let compaction = CompactionRequest { revision: view.rev(), physical: false };
-            let compact = InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
-            let disarms = alarms.iter().map(disarm);
-            for request in std::iter::once(compact).chain(disarms) {
-                machine.member.propose(request, expires);
+            machine.made_room = !machine.made_room;
+            if machine.made_room {
+                machine.member.propose(compact(view.rev()), expires);
+                if alarms.iter().any(|alarm| alarm.member_id == id) {
+                    machine.member.defragment();
+                }
+                self.say(&format!("the operator of {id:x} compacts at {}", view.rev()));
+            } else {
+                for alarm in &alarms {
+                    machine.member.propose(disarm(alarm), expires);
+                }
+                self.say(&format!("the operator of {id:x} disarms {} alarms", alarms.len()));
             }
-            self.say(&format!("the operator of {id:x} compacts at {} and disarms {} alarms", view.rev(), alarms.len()));
             self.wake(id);
         }
         self.after(LOOK_US, 0, 0, What::MakeRoom);
@@ -53,6 +60,11 @@ impl World {
             self.machine(id).member.lift_quota();
         }
     }
+}
+
+fn compact(revision: i64) -> InternalRaftRequest {
+    let compaction = CompactionRequest { revision, physical: false };
+    InternalRaftRequest { compaction: Some(compaction), ..Default::default() }
 }
 
 fn disarm(alarm: &AlarmMember) -> InternalRaftRequest {
