@@ -12,7 +12,7 @@ pub struct Alarms {
 }
 
 impl Alarms {
-    pub fn is_space(&self) -> bool {
+    pub fn has_space(&self) -> bool {
         self.raised.is_empty()
     }
 

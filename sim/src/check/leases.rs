@@ -233,7 +233,7 @@ impl Leases {
             let act = self.entries.get(&(entry.index(), entry.term())).cloned();
             match act {
                 Some(Act::Alarm(alarm)) => self.alarms.committed(&alarm),
-                Some(Act::Grant { .. }) if !self.alarms.is_space() => {}
+                Some(Act::Grant { .. }) if !self.alarms.has_space() => {}
                 Some(Act::Grant { lease, ttl_s }) => {
                     let known = self.leases.entry(lease).or_default();
                     if !known.exists {

@@ -46,7 +46,7 @@ impl Space {
         if let Some(alarm) = &request.alarm {
             self.alarms.committed(alarm);
         }
-        let kept = if self.alarms.is_space() { &mut self.written } else { &mut self.refused };
+        let kept = if self.alarms.has_space() { &mut self.written } else { &mut self.refused };
         if let Some(put) = request.put {
             kept.insert(put.value.to_vec());
         }
@@ -54,7 +54,7 @@ impl Space {
             kept.extend(values(&txn));
         }
         if let Some(grant) = request.lease_grant {
-            let leases = if self.alarms.is_space() { &mut self.granted } else { &mut self.not_granted };
+            let leases = if self.alarms.has_space() { &mut self.granted } else { &mut self.not_granted };
             leases.insert(grant.id);
         }
     }
