@@ -24,6 +24,7 @@ use lockstep_proto::raftpb;
 use super::leases;
 use super::metrics::METRICS;
 use super::node::Node;
+use super::room::{Room, Work};
 use super::snapshots::Snapshots;
 use crate::member::apply::{self, Applier};
 use crate::member::boot::Booted;
@@ -148,6 +149,7 @@ impl Host {
 
         let log = LogThread {
             wal,
+            room: node.room.clone(),
             consensus: mailbox.clone(),
             spares: to_spares,
             last_sync: Duration::ZERO,
@@ -157,6 +159,7 @@ impl Host {
         };
         let backend = BackendThread {
             backend,
+            room: node.room.clone(),
             apply: to_apply.clone(),
             snapshots: snapshots.clone(),
             fatal: fatal.clone(),
@@ -337,6 +340,7 @@ impl Drop for ConsensusThread {
 
 struct LogThread {
     wal: Wal,
+    room: Arc<Room>,
     consensus: Mailbox,
     /// Segments to be prepared ahead of need.
     spares: Sender<Spare>,
@@ -373,7 +377,8 @@ impl LogThread {
                 drain(first, &inbox, &mut waiting);
             }
             self.gather(&inbox, &mut waiting);
-            if let Err(error) = self.work(&mut waiting) {
+            let room = self.room.clone();
+            if let Err(error) = room.insist(Work::Log, || self.work(&mut waiting)) {
                 (self.fatal)(error.to_string());
                 return;
             }
@@ -626,6 +631,7 @@ const DEFRAGMENT_PAUSE: Duration = Duration::from_millis(2);
 
 struct BackendThread {
     backend: Backend,
+    room: Arc<Room>,
     apply: Sender<ToApply>,
     snapshots: Arc<Snapshots>,
     fatal: Fatal,
@@ -681,7 +687,7 @@ impl BackendThread {
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let started = StdInstant::now();
-        let committed = self.backend.commit(batch)?;
+        let committed = self.room.clone().insist(Work::Store, || self.backend.commit(batch))?;
         METRICS.backend_commit_seconds.observe(started.elapsed().as_secs_f64());
         METRICS.store_file_bytes.set(self.backend.file_bytes() as i64);
         let _ = self.apply.send(ToApply::Input(apply::Input::Committed(committed)));

@@ -19,6 +19,7 @@ use super::desk::{Answers, Desk, Granted, Sorted};
 use super::host::{Mailbox, RealClock};
 use super::leases::Leases;
 use super::metrics::METRICS;
+use super::room::Room;
 use super::watching::Watching;
 use crate::member::apply::{self, Change, Reply, Response};
 use crate::member::error::EtcdError;
@@ -55,6 +56,7 @@ pub struct Node {
     alarms: RwLock<Arc<[AlarmMember]>>,
     /// `--quota-backend-bytes`.
     pub(super) quota: i64,
+    pub(super) room: Arc<Room>,
     membership: watch::Sender<Arc<Membership>>,
     is_learner: AtomicBool,
     /// As the leader: how far each member's log is known to agree.
@@ -133,6 +135,7 @@ impl Node {
             progress: RwLock::default(),
             alarms: RwLock::new(Arc::default()),
             quota: parts.quota,
+            room: Arc::default(),
             membership: watch::Sender::new(parts.membership),
             leader: watch::Sender::new(parts.status.leader),
             stopping: watch::Sender::new(false),
@@ -153,7 +156,7 @@ impl Node {
         if data.len() > self.max_request_bytes {
             return Err(EtcdError::RequestTooLarge);
         }
-        self.check_running()?;
+        self.check_writable()?;
         let proposal = Proposal { data: data.into(), expires: self.expires(), term: None };
         METRICS.proposals_pending.inc();
         let _pending = Pending;
@@ -167,7 +170,7 @@ impl Node {
 
     /// Puts a change of the membership through the log; the members once it is applied here.
     pub async fn propose_conf_change(&self, mut change: ConfChange) -> Result<Vec<Member>, EtcdError> {
-        self.check_running()?;
+        self.check_writable()?;
         let desk = self.desk();
         let id = desk.next_id(self.life);
         change.id = Some(id);
@@ -338,6 +341,12 @@ impl Node {
 
     fn check_running(&self) -> Result<(), EtcdError> {
         if self.is_stopping() { Err(EtcdError::Stopped) } else { Ok(()) }
+    }
+
+    /// What this member cannot write down is refused at once, not left to time out.
+    fn check_writable(&self) -> Result<(), EtcdError> {
+        self.check_running()?;
+        if self.room.is_lacking() { Err(EtcdError::NoSpace) } else { Ok(()) }
     }
 
     fn expires(&self) -> Instant {

@@ -43,6 +43,7 @@ pub struct Metrics {
     pub backend_commit_seconds: Histogram,
     pub defragment_seconds: Histogram,
     pub defragmenting: IntGauge,
+    pub disk_full: IntGauge,
     pub store_file_bytes: IntGauge,
     pub puts: IntCounter,
     pub deletes: IntCounter,
@@ -192,6 +193,10 @@ impl Metrics {
             defragmenting: make.gauge(
                 "etcd_disk_defrag_inflight",
                 "Whether or not defrag is active on the member. 1 means active, 0 means not.",
+            ),
+            disk_full: make.gauge(
+                "lockstep_disk_full",
+                "Whether there is no space left for what must be written. 1 means that writes wait for some, 0 means not.",
             ),
             store_file_bytes: make
                 .gauge("lockstep_store_file_bytes", "The length of the store's file: what it takes of the disk."),
