@@ -160,12 +160,30 @@ impl Node {
         let proposal = Proposal { data: data.into(), expires: self.expires(), term: None };
         METRICS.proposals_pending.inc();
         let _pending = Pending;
-        let answer = desk.propose(id, proposal).await;
+        let expires = proposal.expires;
+        let answer = match request.compaction.as_ref().filter(|compaction| compaction.physical) {
+            None => desk.propose(id, proposal, expires).await,
+            Some(compaction) => self.outlast(compaction.revision, desk.propose(id, proposal, Instant(u64::MAX))).await,
+        };
         // What was refused by applying it was no failure of the proposal.
         if matches!(answer, Err(EtcdError::Timeout | EtcdError::Stopped)) {
             METRICS.proposals_failed.inc();
         }
         answer
+    }
+
+    /// The deletions of a compaction may take longer than any request; only until they are under way is there a limit.
+    async fn outlast(
+        &self,
+        revision: i64,
+        compacting: impl Future<Output = Result<Response, EtcdError>>,
+    ) -> Result<Response, EtcdError> {
+        tokio::pin!(compacting);
+        match tokio::time::timeout(self.request_timeout, &mut compacting).await {
+            Ok(answer) => answer,
+            Err(_) if self.local_view().compact_rev() >= revision => compacting.await,
+            Err(_) => Err(EtcdError::Timeout),
+        }
     }
 
     /// Puts a change of the membership through the log; the members once it is applied here.
