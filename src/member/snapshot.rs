@@ -84,12 +84,7 @@ pub fn receive(disk: &Arc<dyn Disk>, image: &dyn ReadAt, bytes: u64, meta: &Snap
     if disk.exists(&path).map_err(store::Error::from)? {
         disk.remove(&path).map_err(store::Error::from)?;
     }
-    if let Err(error) = store::load(disk, &path, image, database, &mut said) {
-        sometimes!("received snapshot that could not be stored");
-        // On a full disk it is in everybody's way. The first error is the one to tell.
-        let _ = discard(&**disk, meta.index);
-        return Err(error.into());
-    }
+    store::load(disk, &path, image, database, &mut said)?;
     let judged = said.judge(meta);
     if judged.is_ok() && mutation!(InstalledBeforeLog) {
         put_in_place(&**disk, meta.index).map_err(store::Error::from)?;

@@ -1,10 +1,10 @@
 //! Waiting for room on a full disk, instead of stopping as etcd does.
 //!
-//! A write that finds no space has changed nothing that counts, so whoever must have it done tries it again until there
-//! is space: the log for what it was given, the store for a commit. Meanwhile nothing is acknowledged that is not
+//! A write that finds no space has changed nothing that counts, so whoever must have it done tries it again until
+//! there is space: the log for what it was given, the store for a commit. Meanwhile nothing is acknowledged that is not
 //! durable, this member refuses what would have to be written, gives up leading, and says so; reads go on. Work that
-//! may fail (a defragmentation's copy, a peer's snapshot, a segment prepared ahead of need) does not wait: it fails, and
-//! gives back what it took. A failed fsync is another matter: what it lost is lost, and the member stops.
+//! may fail (a defragmentation's copy, a peer's snapshot, a segment prepared ahead of need) does not wait: it fails,
+//! and gives back what it took. A failed fsync is another matter: what it lost is lost, and the member stops.
 //!
 //! Who waits is decided by what is being done, not by which file it is for: [`Room::insist`] marks the thread, the real
 //! disk asks [`retried`] for every change. A boot does not wait, so that a member which cannot start says why.

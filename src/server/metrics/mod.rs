@@ -196,7 +196,7 @@ impl Metrics {
             ),
             disk_full: make.gauge(
                 "lockstep_disk_full",
-                "Whether there is no space left for what must be written. 1 means that writes wait for some, 0 means not.",
+                "Whether writes wait for space on the disk. 1 means they do, 0 means not.",
             ),
             store_file_bytes: make
                 .gauge("lockstep_store_file_bytes", "The length of the store's file: what it takes of the disk."),
