@@ -67,7 +67,8 @@ impl Loader {
                 loader.uncommitted_bytes += bytes;
             }
             if loader.uncommitted_bytes >= COMMIT_BYTES {
-                loader.commit(Durability::None)?;
+                // One that is not durable leaves its check values to the last, which would read and write all again.
+                loader.commit(Durability::Immediate)?;
                 loader.txn = Some(loader.db.as_ref().expect("it is open").begin_write()?);
             }
             Ok(())

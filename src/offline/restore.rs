@@ -4,8 +4,8 @@
 //! built beside it), and named `member` last; a log that lies elsewhere gets its name just before. What is cut short
 //! leaves that name, and a server that finds it refuses to start. What fails is taken away again.
 //!
-//! The file is judged by its digest, the log is founded and what the store has written goes to the disk on threads of
-//! their own, beside the reading of the file; nothing gets its name before all of them are done.
+//! The file is judged by its digest, and the log is founded, on threads of their own beside the loading of the
+//! store; nothing gets its name before all of them are done.
 //!
 //! The store begins before the first entry of a log that founds the cluster, as etcd's does: every member that is
 //! restored from the same file with the same words is a founder of the same cluster.
@@ -13,9 +13,8 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use super::file::{self, Snapshot, reason};
 use crate::interop::restore::NewCluster;
@@ -30,7 +29,6 @@ use crate::wal;
 
 const UNFINISHED: &str = boot::RESTORING_DIR;
 const MEMBER: &str = "member";
-const WRITE_BACK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What to restore, and for whom; the words are those of the flags.
 #[derive(Clone, Debug)]
@@ -182,7 +180,7 @@ fn build(
         }
     };
     let found = || boot::found_log(&wal_disk, &wal_dir, wal::Options::default(), metadata, founders);
-    let loaded = load(snapshot, request.skip_hash_check, &disk, &root.join("snap"), &mut keep, found)?;
+    let loaded = load(snapshot, request.skip_hash_check, &disk, &mut keep, found)?;
     let (latest, revision) = keep.revisions(&loaded);
     if request.bump_revision > 0 {
         say(Event::Bumped { from: latest, by: request.bump_revision });
@@ -199,22 +197,18 @@ fn build(
     })
 }
 
-/// Loads the store into `snap_dir`, `disk`'s `snap`, with everything beside it that need not wait for it.
+/// Loads the store, and does beside it what need not wait for it.
 fn load(
     snapshot: &Snapshot,
     skip_hash_check: bool,
     disk: &Arc<dyn Disk>,
-    snap_dir: &Path,
     keep: &mut NewCluster,
     found_log: impl FnOnce() -> Result<(), boot::Error> + Send,
 ) -> Result<store::Loaded, Error> {
     let (verified, loaded, founded) = thread::scope(|scope| {
         let verifying = scope.spawn(|| snapshot.verify(skip_hash_check));
         let founding = scope.spawn(found_log);
-        let (done, is_done) = mpsc::channel();
-        scope.spawn(move || write_back(snap_dir, &is_done));
         let loaded = store::load(disk, "snap/db", snapshot, snapshot.database_bytes(), keep);
-        drop(done);
         let joined = "neither digesting nor founding panics";
         (verifying.join().expect(joined), loaded, founding.join().expect(joined))
     });
@@ -222,16 +216,6 @@ fn load(
     verified?;
     founded?;
     Ok(loaded?)
-}
-
-/// Has the kernel write what is there of the files in `dir` while they grow, so that the last sync has little left to
-/// do. Nothing relies on it.
-fn write_back(dir: &Path, is_done: &mpsc::Receiver<()>) {
-    while is_done.recv_timeout(WRITE_BACK_INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let _ = File::open(entry.path()).and_then(|file| file.sync_data());
-        }
-    }
 }
 
 fn real_disk(root: &Path) -> Result<Arc<dyn Disk>, Error> {
