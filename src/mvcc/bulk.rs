@@ -17,8 +17,9 @@ use crate::ports::disk::{Disk, Open};
 
 /// What redb may hold of the file while it is written.
 const CACHE_BYTES: usize = 64 << 20;
-/// Bytes after which what was put in goes to the file, so that memory does not grow with the store.
-const COMMIT_BYTES: usize = 32 << 20;
+/// Bytes after which what was put in goes to the file, so that memory does not grow with the store. Far less than the
+/// cache: a page that leaves it before its check value is made is read and written again.
+const COMMIT_BYTES: usize = 8 << 20;
 
 /// See the head of this file.
 pub struct Loader {

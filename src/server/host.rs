@@ -164,6 +164,7 @@ impl Host {
             snapshots: snapshots.clone(),
             fatal: fatal.clone(),
             defragmenting_since: StdInstant::now(),
+            defragment_step: Duration::ZERO,
         };
         let apply = ApplyThread {
             applier,
@@ -626,7 +627,8 @@ impl ApplyThread {
     }
 }
 
-/// Between two steps of a defragmentation, for everybody else who needs the disk and the processor.
+/// The least between two steps of a defragmentation, for everybody else who needs the disk and the processor; it is
+/// more where the steps take longer.
 const DEFRAGMENT_PAUSE: Duration = Duration::from_millis(2);
 
 struct BackendThread {
@@ -636,13 +638,15 @@ struct BackendThread {
     snapshots: Arc<Snapshots>,
     fatal: Fatal,
     defragmenting_since: StdInstant,
+    /// What the last step took.
+    defragment_step: Duration,
 }
 
 impl BackendThread {
     fn run(mut self, inbox: Receiver<ToBackend>) {
         loop {
             let work = match self.backend.is_defragmenting() {
-                true => inbox.recv_timeout(DEFRAGMENT_PAUSE),
+                true => inbox.recv_timeout(self.defragment_step.max(DEFRAGMENT_PAUSE)),
                 false => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             let done = match work {
@@ -668,11 +672,16 @@ impl BackendThread {
                     self.snapshots.discard(index);
                     Ok(())
                 }
-                Err(RecvTimeoutError::Timeout) => match self.backend.defragment_step() {
-                    Ok(None) => Ok(()),
-                    Ok(Some(reopened)) => self.defragmented(Ok(reopened)),
-                    Err(error) => self.defragmented(Err(error)),
-                },
+                Err(RecvTimeoutError::Timeout) => {
+                    let started = StdInstant::now();
+                    let stepped = self.backend.defragment_step();
+                    self.defragment_step = started.elapsed();
+                    match stepped {
+                        Ok(None) => Ok(()),
+                        Ok(Some(reopened)) => self.defragmented(Ok(reopened)),
+                        Err(error) => self.defragmented(Err(error)),
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             if let Err(error) = done {
