@@ -20,7 +20,7 @@ SIM_COMMIT = $(shell git -C "$(CURDIR)" rev-parse --short=12 HEAD 2>/dev/null)
 BIN = $(DESTDIR)$(PREFIX)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test conformance fmt bench bench-streams sim-build sim-path sim-test chaos mutants install proto fuzz clean
+.PHONY: help run build test conformance fmt bench bench-streams bench-ops sim-build sim-path sim-test chaos mutants install proto fuzz clean
 
 help: ## list the targets
 	@echo "make TARGET"
@@ -53,6 +53,10 @@ bench: build ## compare with etcd 3.5.1 on this disk, about 40 minutes (ARGS=--q
 bench-streams: build ## the same for watches, leases, long ranges, restarts, about ten minutes (ARGS="--only grant --rounds 1")
 	$(CARGO) build --release -p lockstep-bench
 	target/release/lockstep-bench streams $(ARGS)
+
+bench-ops: build ## the same for snapshots, restarts, defragmentation, space, about 40 minutes (ARGS=--quick: three)
+	$(CARGO) build --release -p lockstep-bench
+	target/release/lockstep-bench ops $(ARGS)
 
 # rustflags of a user's cargo configuration are kept: --config adds to them. RUSTFLAGS, when set, would hide both.
 sim-build: ## build the simulator (release, inside of madsim, deliberate bugs compiled in and off)

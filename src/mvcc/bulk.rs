@@ -17,8 +17,9 @@ use crate::ports::disk::{Disk, Open};
 
 /// What redb may hold of the file while it is written.
 const CACHE_BYTES: usize = 64 << 20;
-/// Bytes after which what was put in goes to the file, so that memory does not grow with the store.
-const COMMIT_BYTES: usize = 32 << 20;
+/// Bytes after which what was put in goes to the file, so that memory does not grow with the store. Far less than the
+/// cache: a page that leaves it before its check value is made is read and written again.
+const COMMIT_BYTES: usize = 8 << 20;
 
 /// See the head of this file.
 pub struct Loader {
@@ -67,7 +68,8 @@ impl Loader {
                 loader.uncommitted_bytes += bytes;
             }
             if loader.uncommitted_bytes >= COMMIT_BYTES {
-                loader.commit(Durability::None)?;
+                // One that is not durable leaves its check values to the last, which would read and write all again.
+                loader.commit(Durability::Immediate)?;
                 loader.txn = Some(loader.db.as_ref().expect("it is open").begin_write()?);
             }
             Ok(())

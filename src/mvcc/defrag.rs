@@ -28,8 +28,8 @@ use crate::ports::disk::Disk;
 
 /// What a step copies at most, beside [`Options::copy_step_bytes`](super::Options).
 const STEP_ENTRIES: usize = 10_000;
-/// Copied bytes after which the copy is synced, so that the last sync has little left to do.
-const SYNC_BYTES: usize = 16 << 20;
+/// Copied bytes after which the copy is synced: little, as the log's next sync waits behind it at the disk.
+const SYNC_BYTES: usize = 2 << 20;
 /// What a copy leaves of the disk, for the log and for commits of the meantime.
 const HEADROOM_BYTES: u64 = 4 << 20;
 

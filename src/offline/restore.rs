@@ -1,9 +1,14 @@
 //! A snapshot becomes a member's data directory.
 //!
+//! The file is judged by its digest, and the log is founded, on threads of their own beside the loading of the
+//! store; nothing gets its name before all of them are done.
+//!
 //! The store begins before the first entry of a log that founds the cluster, as etcd's does: every member that is
 //! restored from the same file with the same words is a founder of the same cluster.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
 
 use super::directory::{self, MEMBER, STORE, Unfinished, real_disk};
 use super::file::{self, Snapshot};
@@ -12,6 +17,7 @@ use crate::interop::store;
 use crate::member::boot;
 use crate::member::membership::Member;
 use crate::mvcc::{self, Store};
+use crate::ports::disk::Disk;
 use crate::server::config::cluster::bootstrap_of;
 use crate::wal;
 
@@ -88,7 +94,6 @@ pub fn restore(request: &Request, say: &mut dyn FnMut(Event<'_>)) -> Result<(), 
     Unfinished::check(data_dir, wal_dir)?;
     say(Event::Started);
     let snapshot = Snapshot::open(&request.snapshot, "open")?;
-    snapshot.verify(request.skip_hash_check)?;
     let founders: Vec<Member> = founding
         .members
         .iter()
@@ -111,7 +116,9 @@ fn build(
     say: &mut dyn FnMut(Event<'_>),
 ) -> Result<(), Error> {
     let mut keep = NewCluster::new(request.bump_revision);
-    let loaded = store::load(&unfinished.disk()?, STORE, snapshot, snapshot.database_bytes(), &mut keep)?;
+    let (wal_disk, wal_dir) = unfinished.wal()?;
+    let found = || boot::found_log(&wal_disk, &wal_dir, wal::Options::default(), metadata, founders);
+    let loaded = load(snapshot, request.skip_hash_check, &unfinished.disk()?, &mut keep, found)?;
     let (latest, revision) = keep.revisions(&loaded);
     if request.bump_revision > 0 {
         say(Event::Bumped { from: latest, by: request.bump_revision });
@@ -120,8 +127,28 @@ fn build(
     for member in founders {
         say(Event::Added { cluster_id: metadata.cluster_id, member });
     }
-    let (wal_disk, wal_dir) = unfinished.wal()?;
-    Ok(boot::found_log(&wal_disk, &wal_dir, wal::Options::default(), metadata, founders)?)
+    Ok(())
+}
+
+/// Loads the store, and does beside it what need not wait for it.
+fn load(
+    snapshot: &Snapshot,
+    skip_hash_check: bool,
+    disk: &Arc<dyn Disk>,
+    keep: &mut NewCluster,
+    found_log: impl FnOnce() -> Result<(), boot::Error> + Send,
+) -> Result<store::Loaded, Error> {
+    let (verified, loaded, founded) = thread::scope(|scope| {
+        let verifying = scope.spawn(|| snapshot.verify(skip_hash_check));
+        let founding = scope.spawn(found_log);
+        let loaded = store::load(disk, STORE, snapshot, snapshot.database_bytes(), keep);
+        let joined = "neither digesting nor founding panics";
+        (verifying.join().expect(joined), loaded, founding.join().expect(joined))
+    });
+    // A file that is not what was saved is told as that, whatever else was wrong with it.
+    verified?;
+    founded?;
+    Ok(loaded?)
 }
 
 /// What members that were restored from the same file have in common.

@@ -142,9 +142,9 @@ impl Desk {
         (id & (MAX_DESKS as u64 - 1)) as usize
     }
 
-    /// Hands a proposal in and waits for what applying it gives, until it expires.
-    pub async fn propose(&self, id: u64, proposal: Proposal) -> Result<Response> {
-        let wait = Wait::new(&self.requests, id, proposal.expires);
+    /// Hands a proposal in and waits for what applying it gives, until then.
+    pub async fn propose(&self, id: u64, proposal: Proposal, until: Instant) -> Result<Response> {
+        let wait = Wait::new(&self.requests, id, until);
         self.hand_in(Input::Propose(proposal));
         self.wait(wait).await
     }

@@ -1,7 +1,8 @@
 //! The real disk: the `Disk` port on `std::fs`, and the lock that keeps a second process out of a data directory.
 //!
 //! Files are made with mode 0600 and folders with 0700; descriptors are closed on exec (std's default). It caches
-//! nothing, retries nothing, and never follows a path out of its root.
+//! nothing, and never follows a path out of its root. A change that finds no space is tried again only where `room`
+//! says so.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -10,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use super::room::retried;
 use crate::ports::disk::{Disk, DiskFile, Open};
 
 const ZERO_BYTES: usize = 1 << 20;
@@ -62,7 +64,9 @@ impl Disk for RealDisk {
             Open::CreateNew => _ = options.create_new(true),
             Open::CreateOrExisting => _ = options.create(true).truncate(false),
         }
-        Ok(Arc::new(RealFile { file: options.open(self.locate(path)?)? }))
+        let path = self.locate(path)?;
+        let file = retried(&path, || options.open(&path))?;
+        Ok(Arc::new(RealFile { file, path }))
     }
 
     fn exists(&self, path: &str) -> io::Result<bool> {
@@ -85,7 +89,8 @@ impl Disk for RealDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.locate(from)?, self.locate(to)?)
+        let (from, to) = (self.locate(from)?, self.locate(to)?);
+        retried(&to, || fs::rename(&from, &to))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
@@ -100,6 +105,8 @@ impl Disk for RealDisk {
 #[derive(Debug)]
 struct RealFile {
     file: File,
+    /// As it was opened: for messages.
+    path: PathBuf,
 }
 
 impl DiskFile for RealFile {
@@ -112,11 +119,11 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
+        retried(&self.path, || self.file.write_all_at(data, offset))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
+        retried(&self.path, || self.file.set_len(len))
     }
 
     /// Reserves the blocks first, so that a full disk shows at once and the file lies in one piece, then writes the
@@ -127,12 +134,14 @@ impl DiskFile for RealFile {
         if len <= old {
             return Ok(());
         }
-        let grown = reserve(&self.file, old, len - old).and_then(|()| write_zeros(&self.file, old, len));
-        if grown.is_err() {
-            // The first error is the one to tell.
-            let _ = self.file.set_len(old);
-        }
-        grown
+        retried(&self.path, || {
+            let grown = reserve(&self.file, old, len - old).and_then(|()| write_zeros(&self.file, old, len));
+            if grown.is_err() {
+                // The first error is the one to tell.
+                let _ = self.file.set_len(old);
+            }
+            grown
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {

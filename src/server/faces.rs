@@ -17,6 +17,10 @@ impl Health for Node {
         self.raised_alarms().iter().map(|a| (a.member_id, a.alarm())).collect()
     }
 
+    fn full_disk(&self) -> Option<String> {
+        self.room.lacking().map(|(_, place)| place)
+    }
+
     fn is_learner(&self) -> bool {
         Node::is_learner(self)
     }

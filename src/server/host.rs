@@ -24,6 +24,7 @@ use lockstep_proto::raftpb;
 use super::leases;
 use super::metrics::METRICS;
 use super::node::Node;
+use super::room::{Room, Work};
 use super::snapshots::Snapshots;
 use crate::member::apply::{self, Applier};
 use crate::member::boot::Booted;
@@ -148,6 +149,7 @@ impl Host {
 
         let log = LogThread {
             wal,
+            room: node.room.clone(),
             consensus: mailbox.clone(),
             spares: to_spares,
             last_sync: Duration::ZERO,
@@ -157,10 +159,12 @@ impl Host {
         };
         let backend = BackendThread {
             backend,
+            room: node.room.clone(),
             apply: to_apply.clone(),
             snapshots: snapshots.clone(),
             fatal: fatal.clone(),
             defragmenting_since: StdInstant::now(),
+            defragment_step: Duration::ZERO,
         };
         let apply = ApplyThread {
             applier,
@@ -337,6 +341,7 @@ impl Drop for ConsensusThread {
 
 struct LogThread {
     wal: Wal,
+    room: Arc<Room>,
     consensus: Mailbox,
     /// Segments to be prepared ahead of need.
     spares: Sender<Spare>,
@@ -372,7 +377,8 @@ impl LogThread {
                 drain(first, &inbox, &mut waiting);
             }
             self.gather(&inbox, &mut waiting);
-            if let Err(error) = self.work(&mut waiting) {
+            let room = self.room.clone();
+            if let Err(error) = room.insist(Work::Log, || self.work(&mut waiting)) {
                 (self.fatal)(error.to_string());
                 return;
             }
@@ -621,22 +627,26 @@ impl ApplyThread {
     }
 }
 
-/// Between two steps of a defragmentation, for everybody else who needs the disk and the processor.
+/// The least between two steps of a defragmentation, for everybody else who needs the disk and the processor; it is
+/// more where the steps take longer.
 const DEFRAGMENT_PAUSE: Duration = Duration::from_millis(2);
 
 struct BackendThread {
     backend: Backend,
+    room: Arc<Room>,
     apply: Sender<ToApply>,
     snapshots: Arc<Snapshots>,
     fatal: Fatal,
     defragmenting_since: StdInstant,
+    /// What the last step took.
+    defragment_step: Duration,
 }
 
 impl BackendThread {
     fn run(mut self, inbox: Receiver<ToBackend>) {
         loop {
             let work = match self.backend.is_defragmenting() {
-                true => inbox.recv_timeout(DEFRAGMENT_PAUSE),
+                true => inbox.recv_timeout(self.defragment_step.max(DEFRAGMENT_PAUSE)),
                 false => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             let done = match work {
@@ -663,11 +673,16 @@ impl BackendThread {
                     self.snapshots.discard(index);
                     Ok(())
                 }
-                Err(RecvTimeoutError::Timeout) => match self.backend.defragment_step() {
-                    Ok(None) => Ok(()),
-                    Ok(Some(reopened)) => self.defragmented(Ok(reopened)),
-                    Err(error) => self.defragmented(Err(error)),
-                },
+                Err(RecvTimeoutError::Timeout) => {
+                    let started = StdInstant::now();
+                    let stepped = self.backend.defragment_step();
+                    self.defragment_step = started.elapsed();
+                    match stepped {
+                        Ok(None) => Ok(()),
+                        Ok(Some(reopened)) => self.defragmented(Ok(reopened)),
+                        Err(error) => self.defragmented(Err(error)),
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             if let Err(error) = done {
@@ -682,7 +697,7 @@ impl BackendThread {
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let started = StdInstant::now();
-        let committed = self.backend.commit(batch)?;
+        let committed = self.room.clone().insist(Work::Store, || self.backend.commit(batch))?;
         METRICS.backend_commit_seconds.observe(started.elapsed().as_secs_f64());
         METRICS.store_file_bytes.set(self.backend.file_bytes() as i64);
         let _ = self.apply.send(ToApply::Input(apply::Input::Committed(committed)));

@@ -24,6 +24,7 @@ mod peers;
 mod pings;
 mod profile;
 mod reconfigure;
+mod room;
 mod run;
 mod snapshots;
 mod space;

@@ -19,6 +19,7 @@ use super::desk::{Answers, Desk, Granted, Sorted};
 use super::host::{Mailbox, RealClock};
 use super::leases::Leases;
 use super::metrics::METRICS;
+use super::room::Room;
 use super::watching::Watching;
 use crate::member::apply::{self, Change, Reply, Response};
 use crate::member::error::EtcdError;
@@ -55,6 +56,7 @@ pub struct Node {
     alarms: RwLock<Arc<[AlarmMember]>>,
     /// `--quota-backend-bytes`.
     pub(super) quota: i64,
+    pub(super) room: Arc<Room>,
     membership: watch::Sender<Arc<Membership>>,
     is_learner: AtomicBool,
     /// As the leader: how far each member's log is known to agree.
@@ -133,6 +135,7 @@ impl Node {
             progress: RwLock::default(),
             alarms: RwLock::new(Arc::default()),
             quota: parts.quota,
+            room: Arc::default(),
             membership: watch::Sender::new(parts.membership),
             leader: watch::Sender::new(parts.status.leader),
             stopping: watch::Sender::new(false),
@@ -153,11 +156,15 @@ impl Node {
         if data.len() > self.max_request_bytes {
             return Err(EtcdError::RequestTooLarge);
         }
-        self.check_running()?;
+        self.check_writable()?;
         let proposal = Proposal { data: data.into(), expires: self.expires(), term: None };
         METRICS.proposals_pending.inc();
         let _pending = Pending;
-        let answer = desk.propose(id, proposal).await;
+        let expires = proposal.expires;
+        let answer = match request.compaction.as_ref().filter(|compaction| compaction.physical) {
+            None => desk.propose(id, proposal, expires).await,
+            Some(compaction) => self.outlast(compaction.revision, desk.propose(id, proposal, Instant(u64::MAX))).await,
+        };
         // What was refused by applying it was no failure of the proposal.
         if matches!(answer, Err(EtcdError::Timeout | EtcdError::Stopped)) {
             METRICS.proposals_failed.inc();
@@ -165,9 +172,23 @@ impl Node {
         answer
     }
 
+    /// The deletions of a compaction may take longer than any request; only until they are under way is there a limit.
+    async fn outlast(
+        &self,
+        revision: i64,
+        compacting: impl Future<Output = Result<Response, EtcdError>>,
+    ) -> Result<Response, EtcdError> {
+        tokio::pin!(compacting);
+        match tokio::time::timeout(self.request_timeout, &mut compacting).await {
+            Ok(answer) => answer,
+            Err(_) if self.local_view().compact_rev() >= revision => compacting.await,
+            Err(_) => Err(EtcdError::Timeout),
+        }
+    }
+
     /// Puts a change of the membership through the log; the members once it is applied here.
     pub async fn propose_conf_change(&self, mut change: ConfChange) -> Result<Vec<Member>, EtcdError> {
-        self.check_running()?;
+        self.check_writable()?;
         let desk = self.desk();
         let id = desk.next_id(self.life);
         change.id = Some(id);
@@ -338,6 +359,12 @@ impl Node {
 
     fn check_running(&self) -> Result<(), EtcdError> {
         if self.is_stopping() { Err(EtcdError::Stopped) } else { Ok(()) }
+    }
+
+    /// What this member cannot write down is refused at once, not left to time out.
+    fn check_writable(&self) -> Result<(), EtcdError> {
+        self.check_running()?;
+        if self.room.is_lacking() { Err(EtcdError::NoSpace) } else { Ok(()) }
     }
 
     fn expires(&self) -> Instant {

@@ -38,6 +38,8 @@ use crate::{ETCD_VERSION, VERSION, mvcc, wal};
 
 /// Time that a stop may take, handing leadership over included.
 const STOP_LIMIT: Duration = Duration::from_millis(1_800);
+/// How long there has been no space before a leader gives its place away.
+const STEP_ASIDE_INTERVAL: Duration = Duration::from_secs(1);
 /// The part of it for handing over.
 const HANDOVER_LIMIT: Duration = Duration::from_millis(1_000);
 /// What clients still under way get to finish.
@@ -139,6 +141,7 @@ async fn serve(config: Config, shell: Shell) -> Result<Stopped, String> {
         tokio::spawn(async move { reconfigure.promote_learners().await });
     }
     tokio::spawn(space::look_after(node.clone(), config.quota_auto_heal));
+    tokio::spawn(step_aside(node.clone(), member.transport.clone()));
     if let Some(retention) = config.auto_compaction {
         tokio::spawn(compactor::run(node.clone(), retention));
     }
@@ -489,10 +492,7 @@ impl Running {
         if self.node.status().leader != local {
             return;
         }
-        let membership = self.node.membership();
-        let voters = membership.members().filter(|m| m.id != local && !m.is_learner);
-        let connected = voters.filter_map(|m| Some((self.transport.active_since(m.id)?, m.id)));
-        let Some((_, to)) = connected.min() else {
+        let Some(to) = heir(&self.node, &self.transport) else {
             info!("local-member-id" = %hex(local), "skipped leadership transfer: no other voting member is connected");
             return;
         };
@@ -514,6 +514,32 @@ impl Running {
             warn!("the member's threads did not stop in time; what they had not finished is in the write-ahead log");
         }
         self.transport.stop();
+    }
+}
+
+/// The peer that has been connected the longest.
+fn heir(node: &Node, transport: &peer::Transport) -> Option<u64> {
+    let membership = node.membership();
+    let voters = membership.members().filter(|m| m.id != node.member_id && !m.is_learner);
+    voters.filter_map(|m| Some((transport.active_since(m.id)?, m.id))).min().map(|(_, id)| id)
+}
+
+/// A leader that cannot write for lack of space lets another one lead.
+async fn step_aside(node: Arc<Node>, transport: peer::Transport) {
+    let mut stopping = node.watch_stopping();
+    loop {
+        tokio::select! {
+            _ = tokio::time::sleep(STEP_ASIDE_INTERVAL) => {}
+            _ = stopping.changed() => return,
+        }
+        let lacks = node.room.lacking().is_some_and(|(lasting, _)| lasting >= STEP_ASIDE_INTERVAL);
+        if lacks
+            && node.status().leader == node.member_id
+            && let Some(to) = heir(&node, &transport)
+        {
+            info!("transferee-member-id" = %hex(to), "no space left to lead: leadership transfer starting");
+            node.mailbox.consensus(Input::Transfer(to));
+        }
     }
 }
 

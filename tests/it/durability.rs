@@ -4,8 +4,12 @@
 //! Written for any program that takes etcd's flags: `LOCKSTEP_DURABILITY_SERVER=PATH` runs the same tests against
 //! another one. etcd 3.5.1 is a server that fails here: a sole member answers before its fsync (etcd #14370).
 
+#[path = "durability/full_disk.rs"]
+mod full_disk;
 #[path = "durability/process.rs"]
 mod process;
+#[path = "durability/volume.rs"]
+mod volume;
 
 use lockstep::member::boot::WAL_DIR;
 use lockstep::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -170,38 +174,6 @@ fn after_a_failed_fsync_nothing_is_acknowledged() {
         assert_explained(&member, "input/output error", "sync");
         check_after_restart(&mut member, &acknowledged);
     }
-}
-
-#[test]
-fn on_a_full_disk_nothing_is_acknowledged() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut member = match server() {
-        Some(program) => members(&program, 1, folder.path()).remove(0),
-        None => return,
-    };
-    if !works(&["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]) {
-        return;
-    }
-    // A small disk that only the server sees. When the server ends, its files move to the real disk, for the restart.
-    let kept = folder.path().join("kept");
-    std::fs::create_dir(&member.dir).expect("a mount point");
-    std::fs::create_dir(&kept).expect("a folder");
-    let script = r#"
-        dir=$1 kept=$2; shift 2
-        mount -t tmpfs -o size=256m,mode=0700 tmpfs "$dir" || exit 90
-        setpriv --pdeathsig KILL "$@"; code=$?
-        cp -a "$dir/." "$kept/" || exit 91
-        exit $code"#;
-    let (dir, to) = (member.dir.display().to_string(), kept.display().to_string());
-    member.start(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", &dir, &to]);
-    let acknowledged = runtime().block_on(write_until_it_breaks(&mut member, 1_000_000));
-    let status = member.ended(Duration::from_secs(20));
-    let status = status.unwrap_or_else(|| panic!("the server goes on:\n{}", member.log_end()));
-    assert!(!status.success() && !matches!(status.code(), Some(90 | 91)), "{status}:\n{}", member.log_end());
-    assert_explained(&member, "no space left on device", "");
-    std::fs::remove_dir(&member.dir).expect("the mount point is empty again");
-    std::fs::rename(&kept, &member.dir).expect("put the files back");
-    check_after_restart(&mut member, &acknowledged);
 }
 
 /// Puts, one after another, until one fails; then sees that none succeeds any more. Returns what was acknowledged: the

@@ -38,6 +38,10 @@ fn answer(error: Option<&'static str>) -> Answer<'static> {
 }
 
 impl Health for Fake {
+    fn full_disk(&self) -> Option<String> {
+        None
+    }
+
     fn has_leader(&self) -> bool {
         self.leader
     }

@@ -146,6 +146,10 @@ impl Probed {
                 AlarmType::None => "ALARM UNKNOWN".to_string(),
             });
         }
+        // Not etcd's, which is gone by then.
+        if let Some(place) = self.member.full_disk() {
+            return Err(format!("NO SPACE LEFT ON DISK: {place}"));
+        }
         if !serializable && !self.member.has_leader() {
             return Err("RAFT NO LEADER".to_string());
         }

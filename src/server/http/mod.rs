@@ -37,6 +37,8 @@ pub trait Health: Send + Sync + 'static {
     fn cluster_version(&self) -> Option<String>;
     /// Version of the store's schema, or `None` before it is known.
     fn storage_version(&self) -> Option<String>;
+    /// Where there is no space left for what must be written.
+    fn full_disk(&self) -> Option<String>;
     /// Reads one key from this member's store; the error is what a client would be told.
     fn serializable_read(&self) -> Answer<'_>;
     /// The same, agreed on by a quorum.

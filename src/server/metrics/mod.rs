@@ -46,6 +46,7 @@ pub struct Metrics {
     pub snapshot_seconds: Histogram,
     pub snapshot_save_seconds: Histogram,
     pub snapshot_applying: IntGauge,
+    pub disk_full: IntGauge,
     pub store_file_bytes: IntGauge,
     pub puts: IntCounter,
     pub deletes: IntCounter,
@@ -209,6 +210,10 @@ impl Metrics {
             snapshot_applying: make.gauge(
                 "etcd_server_snapshot_apply_in_progress_total",
                 "1 if the server is applying the incoming snapshot. 0 if none.",
+            ),
+            disk_full: make.gauge(
+                "lockstep_disk_full",
+                "Whether writes wait for space on the disk. 1 means they do, 0 means not.",
             ),
             store_file_bytes: make
                 .gauge("lockstep_store_file_bytes", "The length of the store's file: what it takes of the disk."),

@@ -18,6 +18,8 @@ pub const TXN: &str = "/etcdserverpb.KV/Txn";
 pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
 pub const GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 pub const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
+pub const COMPACT: &str = "/etcdserverpb.KV/Compact";
+pub const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
 pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
 /// The bytes of a gRPC frame before its message: not compressed, then the length.

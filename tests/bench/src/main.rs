@@ -12,6 +12,7 @@ mod client;
 mod compare;
 mod echo;
 mod load;
+mod ops;
 mod report;
 mod servers;
 mod streams;
@@ -27,6 +28,7 @@ const HELP: &str = "\
 usage: lockstep-bench load    [--endpoints HOST:PORT,...] [--leader] [options]
        lockstep-bench compare [--a ETCD] [--b LOCKSTEPD] [options]
        lockstep-bench streams [--a ETCD] [--b LOCKSTEPD] [--only LIST]
+       lockstep-bench ops     [--a ETCD] [--b LOCKSTEPD] [--quick] [--only LIST]
        lockstep-bench echo    [--listen HOST:PORT]
 
 load: one run against servers that are up; prints JSON
@@ -59,6 +61,13 @@ compare: starts A and B in turn on the same disk, round after round; prints Mark
 streams: watches, keep-alives, grants, long ranges, restarts; A and B in turn, a fresh member each time; prints Markdown
   --a --b --a-name --b-name --rounds --seconds --dir   as above (5 rounds of 3 s)
   --only LIST          of watch-1x10000,watch-100x1000,watch-latency,keep-alive,grant,range,restart
+
+ops: snapshots saved and restored, restarts, defragmentation under load, space; A and B in turn; prints Markdown, then
+whether the floors are held (the exit code says so, too)
+  --a --b --a-name --b-name --rounds --seconds --dir   as above (3 rounds; 5 s before the defragmentation)
+  --keys N             (1000000; values of 256 B)   --quick: one round, 100,000 keys
+  --only LIST          of snapshot,restart,restart-x10,defrag,overwrite
+etcdctl and lockstepctl are looked for beside the servers.
 ";
 
 fn main() -> ExitCode {
@@ -69,6 +78,7 @@ fn main() -> ExitCode {
         "load" => load::main(args),
         "compare" => compare::main(args),
         "streams" => streams::main(args),
+        "ops" => ops::main(args),
         "echo" => echo::main(args),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

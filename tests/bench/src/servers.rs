@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const UP_WITHIN: Duration = Duration::from_secs(60);
+/// Ten million revisions take some time to read.
+const UP_WITHIN: Duration = Duration::from_secs(300);
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 pub struct Cluster {
@@ -33,6 +34,17 @@ impl Cluster {
     /// Starts `count` members of `program` under `dir` (emptied first), each fsync made `fsync_ms` slower, and waits
     /// until every member answers a linearizable read.
     pub fn start(program: &Path, count: usize, fsync_ms: u64, dir: &Path) -> Result<Cluster, String> {
+        Cluster::start_with(program, count, fsync_ms, dir, &[])
+    }
+
+    /// The same, with more flags.
+    pub fn start_with(
+        program: &Path,
+        count: usize,
+        fsync_ms: u64,
+        dir: &Path,
+        flags: &[&str],
+    ) -> Result<Cluster, String> {
         let _ = std::fs::remove_dir_all(dir);
         std::fs::create_dir_all(dir).map_err(|why| format!("create {}: {why}", dir.display()))?;
         let ports = free_ports(2 * count).map_err(|why| format!("find free ports: {why}"))?;
@@ -48,7 +60,8 @@ impl Cluster {
                 .arg(dir.join(format!("m{number}.etcd")))
                 .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
                 .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-                .args(["--initial-cluster", &peers.join(","), "--initial-cluster-state", "new"]);
+                .args(["--initial-cluster", &peers.join(","), "--initial-cluster-state", "new"])
+                .args(flags);
             let child = spawn(&mut command, &log)?;
             let client = format!("127.0.0.1:{}", ports[2 * number]);
             cluster.members.push(Member { command, child, client, log });
@@ -70,6 +83,11 @@ impl Cluster {
 
     pub fn endpoints(&self) -> Vec<String> {
         self.members.iter().map(|member| member.client.clone()).collect()
+    }
+
+    /// Where the members have their data.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// CPU seconds that all members have used; strace's own are not in it.
@@ -104,7 +122,9 @@ impl Cluster {
                 let answer = runtime.block_on(client::unary::<RangeResponse>(&endpoint, client::RANGE, &range));
                 match answer {
                     Ok(_) => break,
-                    Err(why) if Instant::now() > deadline => return Err(format!("not up in 60 s: {why}")),
+                    Err(why) if Instant::now() > deadline => {
+                        return Err(format!("not up in {} s: {why}", UP_WITHIN.as_secs()));
+                    }
                     Err(_) => std::thread::sleep(Duration::from_millis(10)),
                 }
             }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use tokio::task::LocalSet;
 
 /// What a scenario has to say about a server: what it is, in which unit, and how much.
-type Figures = Vec<(&'static str, f64)>;
+pub type Figures = Vec<(&'static str, f64)>;
 
 /// How long what is owed may take after the last write.
 const OWED_WITHIN: Duration = Duration::from_secs(60);
@@ -66,19 +66,46 @@ pub fn main(mut args: Args) -> Result<bool, String> {
     if let Some(unknown) = only.iter().find(|name| SCENARIOS.iter().all(|scenario| scenario.name != **name)) {
         return Err(format!("--only {unknown}: there are {all}"));
     }
+    let names: Vec<&str> = SCENARIOS
+        .iter()
+        .map(|scenario| scenario.name)
+        .filter(|name| only.iter().any(|wanted| wanted == name))
+        .collect();
+    let (_, good) = in_turns(&sides, &names, rounds, |name, side| {
+        let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name).expect("it is one of them");
+        turn(scenario, side, &dir, seconds)
+    });
+    Ok(good)
+}
+
+/// A line of the table: medians of both servers.
+pub struct Line {
+    pub scenario: String,
+    pub what: &'static str,
+    pub a: f64,
+    pub b: f64,
+}
+
+/// A B A B ..., scenario after scenario; prints the table while it goes on. False when something failed.
+pub fn in_turns(
+    sides: &[Side; 2],
+    scenarios: &[&str],
+    rounds: usize,
+    turn: impl Fn(&str, &Side) -> Result<Figures, String>,
+) -> (Vec<Line>, bool) {
     println!("| scenario | what | {} | {} | ratio |", sides[0].name, sides[1].name);
     println!("| --- | --- | ---: | ---: | ---: |");
-    let mut good = true;
-    for scenario in SCENARIOS.iter().filter(|scenario| only.iter().any(|name| name == scenario.name)) {
+    let (mut lines, mut good) = (Vec::new(), true);
+    for &scenario in scenarios {
         let mut figures: [Vec<Figures>; 2] = [Vec::new(), Vec::new()];
         for round in 1..=rounds {
             for (side, of_side) in sides.iter().zip(&mut figures) {
-                usage::progress(&format!("{}: {}, round {round} of {rounds}", scenario.name, side.name));
-                match turn(scenario, side, &dir, seconds) {
+                usage::progress(&format!("{scenario}: {}, round {round} of {rounds}", side.name));
+                match turn(scenario, side) {
                     Ok(measured) => of_side.push(measured),
                     Err(why) => {
                         good = false;
-                        println!("| {} | failed | {}: {why} | | |", scenario.name, side.name);
+                        println!("| {scenario} | failed | {}: {why} | | |", side.name);
                     }
                 }
             }
@@ -86,17 +113,18 @@ pub fn main(mut args: Args) -> Result<bool, String> {
         usage::progress("");
         let [a, b] = &figures;
         let (Some(first), false) = (a.first(), b.is_empty()) else { continue };
-        for (nth, (what, _)) in first.iter().enumerate() {
+        for (nth, &(what, _)) in first.iter().enumerate() {
             let median = |all: &[Figures]| {
                 let mut values: Vec<f64> = all.iter().map(|figures| figures[nth].1).collect();
                 values.sort_by(f64::total_cmp);
                 values[values.len() / 2]
             };
             let (a, b) = (median(a), median(b));
-            println!("| {} | {what} | {a:.2} | {b:.2} | {:.2} |", scenario.name, b / a);
+            println!("| {scenario} | {what} | {a:.2} | {b:.2} | {:.2} |", b / a);
+            lines.push(Line { scenario: scenario.to_owned(), what, a, b });
         }
     }
-    Ok(good)
+    (lines, good)
 }
 
 fn turn(scenario: &Scenario, side: &Side, dir: &Path, seconds: Duration) -> Result<Figures, String> {
@@ -109,7 +137,7 @@ fn turn(scenario: &Scenario, side: &Side, dir: &Path, seconds: Duration) -> Resu
 }
 
 /// All of a scenario's client, on this thread.
-fn on_this_thread<T>(client: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+pub fn on_this_thread<T>(client: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|why| why.to_string())?;
     LocalSet::new().block_on(&runtime, client)
 }
@@ -342,7 +370,7 @@ fn grant(run: &Run) -> Result<Figures, String> {
 fn long_range(run: &Run) -> Result<Figures, String> {
     on_this_thread(async {
         let calls = Calls::open(&run.endpoint).await?;
-        fill(&calls, RANGE_KEYS).await?;
+        fill(&calls, RANGE_KEYS, 0).await?;
         let before = run.cluster.memory_mib().0;
         let (cpu, start) = (run.cluster.cpu_seconds(), Instant::now());
         let mut count = 0;
@@ -368,8 +396,8 @@ fn long_range(run: &Run) -> Result<Figures, String> {
     })
 }
 
-/// Puts `keys` keys of 256 B, a hundred a txn.
-async fn fill(calls: &Calls, keys: usize) -> Result<(), String> {
+/// Puts `keys` keys of 256 B, a hundred a txn; the values of each generation are others.
+pub async fn fill(calls: &Calls, keys: usize, generation: usize) -> Result<(), String> {
     let filling = (0..FILL_CLIENTS).map(|client| {
         let calls = calls.clone();
         tokio::task::spawn_local(async move {
@@ -377,12 +405,13 @@ async fn fill(calls: &Calls, keys: usize) -> Result<(), String> {
                 let put = |nth: usize| {
                     let put = PutRequest {
                         key: format!("k{nth:08}").into(),
-                        value: Bytes::from(vec![nth as u8; 256]),
+                        value: Bytes::from(vec![(nth + generation) as u8; 256]),
                         ..Default::default()
                     };
                     RequestOp { request: Some(Op::RequestPut(put)) }
                 };
-                let txn = TxnRequest { success: (first..first + 100).map(put).collect(), ..Default::default() };
+                let txn =
+                    TxnRequest { success: (first..keys.min(first + 100)).map(put).collect(), ..Default::default() };
                 calls.unary::<TxnResponse>(client::TXN, &txn).await?;
             }
             Ok::<_, String>(())
@@ -396,7 +425,7 @@ async fn fill(calls: &Calls, keys: usize) -> Result<(), String> {
 
 /// Stopped with 1,000,000 keys, and started again: until a linearizable read is answered.
 fn restart(run: &mut Run) -> Result<Figures, String> {
-    on_this_thread(async { fill(&Calls::open(&run.endpoint).await?, RESTART_KEYS).await })?;
+    on_this_thread(async { fill(&Calls::open(&run.endpoint).await?, RESTART_KEYS, 0).await })?;
     let filled = run.cluster.memory_mib().1;
     let took = run.cluster.restart()?;
     let (after, highest) = run.cluster.memory_mib();

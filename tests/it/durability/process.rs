@@ -40,6 +40,10 @@ pub fn members(program: &Path, count: usize, dir: &Path) -> Vec<Member> {
 }
 
 impl Member {
+    pub fn add_flags(&mut self, flags: &[&str]) {
+        self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
+    }
+
     /// Starts the server, behind the words of `prefix` (a tracer, a shell) if there are any.
     pub fn start(&mut self, prefix: &[&str]) {
         assert!(self.child.is_none(), "{} runs already", self.endpoint);
