@@ -24,8 +24,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use commands::{
-    alarm, check, cluster, compaction, completion, defrag, del, elect, endpoint, get, lease, lock, make_mirror, member,
-    move_leader, put, snapshot, txn, version as version_command, watch as watch_command,
+    alarm, backups, check, cluster, compaction, completion, defrag, del, elect, endpoint, get, lease, lock,
+    make_mirror, member, move_leader, put, snapshot, txn, version as version_command, watch as watch_command,
 };
 use flags::{Flag, Flags, Kind, flag, flag_short};
 use printer::Printer;
@@ -385,6 +385,21 @@ static CHILDREN: &[Command] = &[
                 long: snapshot::STATUS_LONG,
                 ..leaf("status", "<filename>", "Shows a snapshot file", Action::Run(snapshot::status))
             },
+        ],
+    ),
+    group(
+        "backups",
+        "Backups that servers take by themselves",
+        &[
+            Command {
+                long: backups::LIST_LONG,
+                ..leaf("list", "[folder]", "Lists backups", Action::Run(backups::list))
+            },
+            Command {
+                long: backups::VERIFY_LONG,
+                ..leaf("verify", "<file or folder>...", "Reads backups back", Action::Run(backups::verify))
+            },
+            Command { long: backups::NOW_LONG, ..leaf("now", "", "Takes a backup now", Action::Run(backups::now)) },
         ],
     ),
     group(

@@ -47,6 +47,11 @@ impl Snapshot {
         &self.path
     }
 
+    /// Of the file, the digest included.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Reads the whole file and compares its digest; `skip` takes any, or none.
     pub fn verify(&self, skip: bool) -> Result<(), Error> {
         if !skip {
