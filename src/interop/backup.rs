@@ -1,7 +1,7 @@
 //! Backups: what the file of one is called, which have served their time, and what makes one good.
 //!
 //! It knows no folder and no clock. A backup is a snapshot, so whatever restores snapshots restores it; its name says
-//! of which cluster it is, when it was taken and at which revision, so that a folder may be shared and is its own index.
+//! of which cluster it is, when it was taken and at which revision: a folder may be shared, and is its own index.
 
 use std::fmt;
 

@@ -1,8 +1,9 @@
 //! `--backup-dir`: backups that the cluster takes by itself, in the format of `snapshot save`.
 //!
 //! Only the leader takes them, when the newest in its folder is an interval old; so members may share a folder or have
-//! one each, and nothing goes through the log. A lock in the folder keeps two writers apart, and a member that no longer
-//! leads gives up what it writes. A backup gets its name when it is durable and was read back; only then older ones go.
+//! one each, and nothing goes through the log. A lock in the folder keeps two writers apart, and a member that does not
+//! lead any more gives up what it writes. A backup gets its name when it is durable and was read back; older ones go
+//! only then.
 //!
 //! It reads a pinned view, so that nobody waits for it, at a pace that leaves the disk to the log. A folder that cannot
 //! be used is logged and counted, and tried again: no member stops for want of a backup.
@@ -369,7 +370,7 @@ fn sync_dir(dir: &Path) -> Result<(), Error> {
     synced.map_err(|source| Error::Io { doing: "syncing", path: dir.to_owned(), source })
 }
 
-/// What is read back comes from the disk then, as far as the system grants it, and no page of the store had to give way.
+/// What is read back comes from the disk then, as far as the system grants it.
 fn forget_pages(file: &File) {
     // SAFETY: plain numbers and a descriptor that `file` keeps open; no memory is shared. It is advice.
     unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };

@@ -1,5 +1,5 @@
-//! Scheduled backups on real processes: who takes them, what they hold, what is refused, and what a bad folder, a killed
-//! member or a flipped bit leads to.
+//! Scheduled backups on real processes: who takes them, what they hold, what is refused, and what a bad folder, a
+//! killed member or a flipped bit leads to.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,7 +1,7 @@
 //! `backups list | verify | now`: the backups that a server with `--backup-dir` takes by itself.
 //!
-//! `verify`, and `list` of a folder, need no server. A server is asked by plain HTTP on its client port: this is no part
-//! of etcd's API.
+//! `verify`, and `list` of a folder, need no server. A server is asked by plain HTTP on its client port, for this is no
+//! part of etcd's API.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -51,7 +51,10 @@ pub fn list(context: &mut Context) -> Result<(), Failure> {
         [dir] => {
             choose(context)?;
             let found = backups::of(&path_of(dir)).map_err(failed)?;
-            let shown = |(backup, bytes): &(backups::Backup, u64)| json!({ "name": backup.to_string(), "taken": backup.taken(), "revision": backup.revision, "bytes": bytes });
+            let shown = |(backup, bytes): &(backups::Backup, u64)| {
+                let (name, taken, revision) = (backup.to_string(), backup.taken(), backup.revision);
+                json!({ "name": name, "taken": taken, "revision": revision, "bytes": bytes })
+            };
             found.iter().map(shown).collect()
         }
         _ => return Err(Failure::new(code::BAD_ARGS, "backups list expects one folder, or none")),
@@ -96,7 +99,7 @@ pub fn verify(context: &mut Context) -> Result<(), Failure> {
                 }));
             }
             Err(error) => {
-                say_error(&format!("{name}: {error}"));
+                say_error(&error.to_string());
                 let empty = String::new;
                 rows.push(vec![name.clone(), empty(), empty(), empty(), "damaged".into()]);
                 shown.push(json!({ "name": name, "ok": false, "error": error.to_string() }));
