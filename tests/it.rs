@@ -18,6 +18,8 @@ mod mvcc;
 #[path = "it/core.rs"]
 mod core;
 
+#[path = "it/backups.rs"]
+mod backups;
 #[path = "it/big_reads.rs"]
 mod big_reads;
 #[path = "it/checkers.rs"]

@@ -24,8 +24,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use commands::{
-    alarm, check, cluster, compaction, completion, defrag, del, elect, endpoint, get, import, lease, lock, log,
-    make_mirror, member, move_leader, offline, put, snapshot, txn, version as version_command, watch as watch_command,
+    alarm, backups, check, cluster, compaction, completion, defrag, del, elect, endpoint, get, import, lease, lock,
+    log, make_mirror, member, move_leader, offline, put, snapshot, txn, version as version_command,
+    watch as watch_command,
 };
 use flags::{Flag, Flags, Kind, flag, flag_short};
 use printer::Printer;
@@ -460,6 +461,21 @@ static CHILDREN: &[Command] = &[
         ],
     ),
     SNAPSHOT,
+    group(
+        "backups",
+        "Backups that servers take by themselves",
+        &[
+            Command {
+                long: backups::LIST_LONG,
+                ..leaf("list", "[folder]", "Lists backups", Action::Run(backups::list))
+            },
+            Command {
+                long: backups::VERIFY_LONG,
+                ..leaf("verify", "<file or folder>...", "Reads backups back", Action::Run(backups::verify))
+            },
+            Command { long: backups::NOW_LONG, ..leaf("now", "", "Takes a backup now", Action::Run(backups::now)) },
+        ],
+    ),
     group(
         "cluster",
         "Whole clusters",

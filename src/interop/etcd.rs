@@ -115,6 +115,16 @@ impl<S: ReadAt> Etcd<S> {
         &self.db
     }
 
+    /// Looks at everything beside the keys once, so that no damage is found only when a member runs.
+    pub fn check_entries(&self) -> Result<(), Error> {
+        self.progress()?;
+        self.auth()?;
+        self.leases()?.try_for_each(|lease| lease.map(drop))?;
+        self.members()?.try_for_each(|member| member.map(drop))?;
+        self.members_removed()?.try_for_each(|id| id.map(drop))?;
+        self.alarms()?.try_for_each(|alarm| alarm.map(drop))
+    }
+
     /// Every row of every key, in the order of their revisions.
     pub fn key_rows(&self) -> Result<impl Iterator<Item = Result<KeyRow, Error>> + '_, Error> {
         let mut previous = None;

@@ -4,6 +4,7 @@
 //! etcd.rs        etcd's buckets over a database: rows of revisions, leases, members, progress
 //! restore.rs     what of a snapshot a new cluster begins with
 //! status.rs      a database in four numbers
+//! backup.rs      the snapshots that a server takes by itself: names, age, proof
 //! snapshot.rs    a database and the SHA-256 of it: sealed while it is written, verified as it is read
 //! bbolt/         the file itself: a reader that trusts nothing, a writer that never goes back
 //! wal/           etcd's log: entries, and what they mean here
@@ -13,6 +14,7 @@
 //! All of it is synchronous and knows no file: bytes come through [`ReadAt`] and leave through `std::io::Write`, in
 //! the order they stand in the file, so that either end may be a disk, a network stream or a test.
 
+pub mod backup;
 pub mod bbolt;
 pub mod etcd;
 pub mod raft_snapshot;

@@ -13,7 +13,7 @@ use super::ReadAt;
 use super::bbolt::{self, Db, Layout, PAGE_BYTES, Plan, Writer};
 use super::etcd::{self, Etcd, KEY, key_of};
 use super::snapshot::Sealed;
-use crate::mvcc::read::{Error as StoreError, Revision};
+use crate::mvcc::read::{Error as StoreError, Read, Revision};
 use crate::mvcc::{Bucket, Loader, Survivors, View, is_tombstone};
 use crate::ports::disk::Disk;
 
@@ -55,6 +55,11 @@ impl Export {
     /// How many bytes [`Export::write`] writes, the digest at their end included.
     pub fn bytes(&self) -> u64 {
         self.plan.bytes() + super::snapshot::DIGEST_BYTES as u64
+    }
+
+    /// The newest revision that it will have.
+    pub fn revision(&self) -> i64 {
+        self.view.rev()
     }
 
     /// The second pass.
@@ -164,13 +169,7 @@ pub fn load(
         }
     }
     loader.rows(batch.iter().map(|(revision, value)| (*revision, &value[..])))?;
-    // What is in these is looked at once, so that no damage of theirs is found only when a member runs.
-    etcd.progress()?;
-    etcd.auth()?;
-    etcd.leases()?.try_for_each(|lease| lease.map(drop))?;
-    etcd.members()?.try_for_each(|member| member.map(drop))?;
-    etcd.members_removed()?.try_for_each(|id| id.map(drop))?;
-    etcd.alarms()?.try_for_each(|alarm| alarm.map(drop))?;
+    etcd.check_entries()?;
     for bucket in Bucket::ALL {
         let Some(rows) = etcd.db().bucket(bucket.name()).map_err(etcd::Error::from)? else { continue };
         for row in rows.rows() {

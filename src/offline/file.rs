@@ -47,6 +47,7 @@ impl Snapshot {
         &self.path
     }
 
+    /// Of the file, the digest included.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -2,6 +2,7 @@
 //! looking into them.
 //!
 //! ```text
+//! backups.rs     scheduled backups in a folder
 //! file.rs        a file as `interop/` reads one
 //! directory.rs   a member's data directory in the making
 //! restore.rs     a snapshot becomes one
@@ -14,6 +15,7 @@
 //! It stands on the server's disk and on its reading of `--initial-cluster`, and says what it does through the events
 //! it gives its caller; it prints nothing.
 
+pub mod backups;
 pub mod directory;
 pub mod file;
 pub mod import;

@@ -4,6 +4,7 @@ mod apart;
 mod api;
 mod attend;
 pub mod authority;
+pub mod backups;
 mod buffered;
 pub mod compactor;
 pub mod config;

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::backups::Backups;
 use super::config::Config;
 use super::config::urls::strings;
 use super::disk::{DirLock, RealDisk};
@@ -145,6 +146,9 @@ async fn serve(config: Config, shell: Shell) -> Result<Stopped, String> {
     if let Some(retention) = config.auto_compaction {
         tokio::spawn(compactor::run(node.clone(), retention));
     }
+    if let Some(backups) = &member.backups {
+        tokio::spawn(backups.clone().run());
+    }
     if config.corrupt_check_ms > 0 {
         tokio::spawn(corruption::check_every(node.clone(), Duration::from_millis(config.corrupt_check_ms)));
     }
@@ -203,7 +207,7 @@ fn client_faces(config: &Config, member: &Running) -> Router {
     let node = &member.node;
     let services = api::router(node.clone(), member.reconfigure.clone(), config.max_txn_ops as usize);
     let mut pages = metrics_pages(config, member).merge(http::debug::vars(node.clone()));
-    pages = pages.merge(http::config::router());
+    pages = pages.merge(http::config::router()).merge(http::backups::router(member.backups.clone()));
     if config.enable_pprof || config.log.level == log::LogLevel::Debug {
         pages = pages.merge(http::debug::pprof());
     }
@@ -403,6 +407,7 @@ struct Running {
     node: Arc<Node>,
     transport: peer::Transport,
     reconfigure: Arc<Reconfigure>,
+    backups: Option<Arc<Backups>>,
     host: Host,
 }
 
@@ -483,7 +488,8 @@ impl Running {
         });
         let parts = MemberParts::new(booted, first);
         let host = Host::start(parts, inbox, node.clone(), network, snapshots, clock, pace, fatal);
-        Running { node, transport, reconfigure, host }
+        let backups = config.backups.clone().map(|schedule| Arc::new(Backups::new(node.clone(), schedule)));
+        Running { node, transport, reconfigure, backups, host }
     }
 
     /// A leader gives its place to the peer that has been connected the longest, so that nobody waits for an election.

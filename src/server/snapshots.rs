@@ -13,11 +13,14 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::metrics::METRICS;
+use super::node::Node;
 use super::peer::Pieces;
 use crate::interop::ReadAt;
+use crate::interop::store::{Error, Export};
 use crate::member::boot::SNAP_DIR;
 use crate::member::raft::SnapshotMeta;
 use crate::member::snapshot;
+use crate::mvcc::read::{Error as StoreError, Read};
 use crate::mvcc::{self, Backend, Store, View};
 use crate::ports::disk::{Disk, DiskFile, Open};
 
@@ -164,5 +167,22 @@ impl Write for ToPieces {
         let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE_BYTES));
         let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody takes the snapshot any more");
         if piece.is_empty() { Ok(()) } else { self.pieces.blocking_send(Ok(piece.into())).map_err(gone) }
+    }
+}
+
+/// Plans on a fresh view whenever a compaction overtook the one before.
+pub fn export(node: &Node) -> Result<Export, Error> {
+    let mut view = node.local_view();
+    loop {
+        match Export::new(view.clone()) {
+            Err(Error::Store(StoreError::Overtaken)) => {
+                let fresh = node.local_view();
+                if Arc::ptr_eq(&fresh, &view) || fresh.rev() <= view.rev() {
+                    return Err(StoreError::Overtaken.into());
+                }
+                view = fresh;
+            }
+            made => return made,
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! A command reads its flags, builds one request, calls it through `client` and hands the answer to `printer`.
 
 pub mod alarm;
+pub mod backups;
 pub mod check;
 pub mod cluster;
 pub mod compaction;

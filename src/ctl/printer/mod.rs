@@ -278,6 +278,17 @@ impl Printer {
         })
     }
 
+    /// Rows that are not of etcd's; `json` is what they say.
+    pub fn backups(&self, head: &[&str], rows: Rows, json: &serde_json::Value) -> Result<(), Failure> {
+        self.show(match self.format {
+            Format::Simple => simple::rows(&rows),
+            Format::Fields => return unsupported("fields"),
+            Format::Json => json::line(json.to_string()),
+            Format::Protobuf => return unsupported("protobuf"),
+            Format::Table => table::draw(head, &rows).into(),
+        })
+    }
+
     /// What has changed the cluster: a sentence, or the message.
     fn change<M: prost::Message>(
         &self,

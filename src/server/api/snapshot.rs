@@ -19,10 +19,10 @@ use tracing::{info, warn};
 use super::{store_status, too_many_requests};
 use crate::CLUSTER_VERSION;
 use crate::interop::snapshot::DIGEST_BYTES;
-use crate::interop::store::{Error, Export};
-use crate::mvcc::read::{Error as StoreError, Read};
+use crate::interop::store::Error;
 use crate::server::metrics::METRICS;
 use crate::server::node::Node;
+use crate::server::snapshots::export;
 
 /// A blob of etcd's.
 const BLOB_BYTES: usize = 32 << 10;
@@ -110,23 +110,6 @@ fn write(node: &Node, _permit: OwnedSemaphorePermit, out: mpsc::Sender<Blob>) {
                 error => Status::internal(error.to_string()),
             };
             let _ = out.blocking_send(Err(status));
-        }
-    }
-}
-
-/// Plans on a fresh view whenever a compaction overtook the one before.
-fn export(node: &Node) -> Result<Export, Error> {
-    let mut view = node.local_view();
-    loop {
-        match Export::new(view.clone()) {
-            Err(Error::Store(StoreError::Overtaken)) => {
-                let fresh = node.local_view();
-                if Arc::ptr_eq(&fresh, &view) || fresh.rev() <= view.rev() {
-                    return Err(StoreError::Overtaken.into());
-                }
-                view = fresh;
-            }
-            made => return made,
         }
     }
 }

@@ -171,6 +171,9 @@ pub const SECTIONS: &[Section] = &[
         flag("log-package-levels", Text, "", Removed("use --log-level"), "etcd 3.4's levels by package."),
     ] },
     Section { title: "Store and checks", flags: &[
+        flag("backup-dir", Text, "", Works, "Lockstep only: folder for backups that the leader takes by itself (none: no backups)."),
+        flag("backup-interval", Duration, "24h0m0s", Works, "Lockstep only: time between two backups, at least 1s."),
+        flag("backup-retention", Duration, "720h0m0s", Works, "Lockstep only: age at which backups go, once a newer one is verified (0: never)."),
         flag("corrupt-check-time", Duration, "0s", Works, "Time between two comparisons of all members' data (0: never)."),
         flag("initial-corrupt-check", Bool, "false", Works, "Compare with the other members before serving."),
         flag("experimental-compact-hash-check-enabled", Bool, "false", NotYet(&[]), "Compare hashes after compactions."),

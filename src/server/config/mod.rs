@@ -15,11 +15,13 @@ pub mod value;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use cluster::{Bootstrap, BootstrapMember};
 pub use flags::{FlagSet, Note, Stop};
 pub use urls::{Scheme, Url};
 
+use super::backups::Schedule;
 use super::compactor::Retention;
 use super::log::LogConfig;
 use super::peer::RemoteCluster;
@@ -83,6 +85,8 @@ pub struct Config {
     pub initial_corrupt_check: bool,
     /// 0: never.
     pub corrupt_check_ms: u64,
+    /// `--backup-dir` and what goes with it.
+    pub backups: Option<Schedule>,
     pub unsafe_no_fsync: bool,
     pub log: LogConfig,
 }
@@ -133,6 +137,7 @@ fn read(args: &[String], env: &[(String, String)], notes: &mut Vec<Note>) -> Res
         config.data_dir = PathBuf::from(&dir);
         notes.push(Note::DataDirDefault(dir));
     }
+    validate::backup_dir(&config).map_err(Stop::Refused)?;
     if config.max_request_bytes > RECOMMENDED_REQUEST_BYTES {
         notes.push(Note::LargeRequests(config.max_request_bytes));
     }
@@ -201,6 +206,11 @@ fn typed(flags: &FlagSet) -> Result<Config, String> {
         auto_compaction: auto_compaction(flags)?,
         initial_corrupt_check: flags.bool("initial-corrupt-check"),
         corrupt_check_ms: flags.duration_ms("corrupt-check-time"),
+        backups: Some(path("backup-dir")).filter(|dir| !dir.as_os_str().is_empty()).map(|dir| Schedule {
+            dir,
+            interval: Duration::from_millis(flags.duration_ms("backup-interval")),
+            retention: Duration::from_millis(flags.duration_ms("backup-retention")),
+        }),
         unsafe_no_fsync: flags.bool("unsafe-no-fsync"),
     })
 }
@@ -227,7 +237,7 @@ fn auto_compaction(flags: &FlagSet) -> Result<Option<Retention>, String> {
     };
     Ok(match u64::try_from(amount) {
         Ok(0) | Err(_) => None,
-        Ok(ns) if is_periodic => Some(Retention::Periodic(std::time::Duration::from_nanos(ns))),
+        Ok(ns) if is_periodic => Some(Retention::Periodic(Duration::from_nanos(ns))),
         Ok(_) => Some(Retention::Revisions(amount)),
     })
 }

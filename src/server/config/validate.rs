@@ -1,7 +1,7 @@
 //! The checks across flags, in etcd's order and words.
 
 use super::flags::FlagSet;
-use super::{Config, urls};
+use super::{Config, urls, value};
 use crate::server::log::{LogConfig, LogOutput};
 
 const MAX_ELECTION_MS: u64 = 50_000;
@@ -69,6 +69,7 @@ pub fn check(flags: &FlagSet, config: &Config) -> Result<(), String> {
     if config.advertise_client_urls.is_empty() {
         return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".to_string());
     }
+    backups(flags)?;
     match flags.text("auto-compaction-mode") {
         "periodic" | "revision" => {}
         other => return Err(format!("unknown auto-compaction-mode {other:?}")),
@@ -89,4 +90,35 @@ pub fn check(flags: &FlagSet, config: &Config) -> Result<(), String> {
         }
         None => Ok(()),
     }
+}
+
+/// Backups in the member's own folder would be lost with it, and are in its way.
+pub fn backup_dir(config: &Config) -> Result<(), String> {
+    match &config.backups {
+        Some(schedule) if schedule.dir.starts_with(config.member_dir()) => Err(format!(
+            "--backup-dir {} lies within the member's own folder; name one outside of {}, best on another disk",
+            schedule.dir.display(),
+            config.data_dir.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn backups(flags: &FlagSet) -> Result<(), String> {
+    const LEAST_INTERVAL_NS: i64 = 1_000_000_000;
+    for name in ["backup-interval", "backup-retention"] {
+        if flags.text("backup-dir").is_empty() && flags.is_set(name) {
+            return Err(format!("--{name} needs --backup-dir, the folder that backups go to"));
+        }
+    }
+    let ns = |name| value::parse_duration_ns(flags.text(name)).unwrap_or_default();
+    if ns("backup-interval") < LEAST_INTERVAL_NS {
+        let given = flags.text("backup-interval");
+        return Err(format!("--backup-interval must be at least 1s (set to {given}); no backups: no --backup-dir"));
+    }
+    if ns("backup-retention") < 0 {
+        let given = flags.text("backup-retention");
+        return Err(format!("--backup-retention must not be negative (set to {given}); 0 keeps all"));
+    }
+    Ok(())
 }

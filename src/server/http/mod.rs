@@ -4,6 +4,7 @@
 //! with tonic's; [`fallback`] is the one for the merged router.
 
 pub mod access;
+pub mod backups;
 pub mod config;
 pub mod debug;
 pub mod gateway;
