@@ -744,6 +744,7 @@ impl SimMember {
                 life.inbox.push(Input::Applied(index));
             }
             apply::Effect::ConfChange(change) => life.inbox.push(Input::ConfChange(change)),
+            apply::Effect::Removed(ids) => life.inbox.push(Input::Removed(ids)),
             apply::Effect::Membership(_) => {}
             apply::Effect::Leases(changes) => {
                 life.keeping.changed(self.now, &changes);

@@ -1,4 +1,4 @@
-//! Progress on a terminal: that of a download, and the line of `check`, drawn as the library does that etcdctl takes:
+//! Progress on a terminal: that of bytes that come, and the line of `check`, drawn as the library does that etcdctl takes:
 //! counters, a bar as wide as the terminal has room for (none when there is no terminal), percents, the time that is
 //! left.
 
@@ -69,17 +69,17 @@ impl Bar {
     }
 }
 
-/// The progress of a download, on standard error, when that is a terminal.
+/// The progress of bytes that come, on standard error, when that is a terminal.
 #[derive(Debug)]
-pub struct Download {
+pub struct Flow {
     total_bytes: u64,
     started: Instant,
     drawn: Option<Instant>,
 }
 
-impl Download {
-    pub fn new(total_bytes: u64) -> Download {
-        Download { total_bytes, started: Instant::now(), drawn: None }
+impl Flow {
+    pub fn new(total_bytes: u64) -> Flow {
+        Flow { total_bytes, started: Instant::now(), drawn: None }
     }
 
     /// So much of it is there.

@@ -54,7 +54,8 @@ pub fn find(root: &'static Command, program: &str, args: &[Vec<u8>]) -> Result<F
     loop {
         let words = words_of(&found);
         let Some(word) = words.first() else { return Ok(found) };
-        match child(found.command(), word) {
+        let ours = if found.path.len() == 1 { OURS } else { &[] };
+        match child(found.command(), word, ours) {
             Some(next) => {
                 let at = found.rest.iter().position(|arg| arg == word).expect("the word came from the rest");
                 found.rest.remove(at);
@@ -76,14 +77,14 @@ pub fn find(root: &'static Command, program: &str, args: &[Vec<u8>]) -> Result<F
 }
 
 /// Commands that etcdctl has not: a prefix never means one of them, so that what it means to etcdctl it means here.
-const OURS: &[&str] = &["import", "hashkv", "verify", "log"];
+const OURS: &[&str] = &["backups", "cluster", "hashkv", "import", "log", "verify"];
 
-/// The child of that name, or the only one that begins so.
-fn child(command: &'static Command, word: &[u8]) -> Option<&'static Command> {
+/// The child of that name, or the only one that begins so beside `ours`.
+fn child(command: &'static Command, word: &[u8], ours: &[&str]) -> Option<&'static Command> {
     if let Some(exact) = command.children.iter().find(|child| child.name.as_bytes() == word) {
         return Some(exact);
     }
-    let theirs = command.children.iter().filter(|child| !OURS.contains(&child.name));
+    let theirs = command.children.iter().filter(|child| !ours.contains(&child.name));
     let mut close = theirs.filter(|child| child.name.as_bytes().starts_with(word));
     close.next().filter(|_| close.next().is_none())
 }

@@ -1,5 +1,6 @@
 //! A snapshot file: opened, judged by its digest, and read in any order.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -73,6 +74,29 @@ impl Snapshot {
 impl ReadAt for Snapshot {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(out, offset)
+    }
+}
+
+/// Tells how much of it was read.
+pub struct Watched<'a> {
+    file: &'a Snapshot,
+    told: RefCell<(u64, &'a mut dyn FnMut(u64))>,
+}
+
+impl<'a> Watched<'a> {
+    pub fn new(file: &'a Snapshot, tell: &'a mut dyn FnMut(u64)) -> Watched<'a> {
+        Watched { file, told: RefCell::new((0, tell)) }
+    }
+}
+
+impl ReadAt for Watched<'_> {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, out)?;
+        let (bytes, tell) = &mut *self.told.borrow_mut();
+        // A page may be read more than once.
+        *bytes = (*bytes + out.len() as u64).min(self.file.database_bytes());
+        tell(*bytes);
+        Ok(())
     }
 }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use lockstep_proto::raftpb::{Entry, EntryType, HardState};
 
 use super::directory::{self, MEMBER, STORE, Unfinished};
-use super::file::{self, Snapshot, reason};
+use super::file::{self, Snapshot, Watched, reason};
 use crate::interop::etcd::{self, Etcd};
 use crate::interop::raft_snapshot::{self, RaftSnapshot, V2Store};
 use crate::interop::store::{self, Keep, Loaded};
@@ -57,6 +57,11 @@ pub enum Event<'a> {
     Passed {
         file: &'a Path,
         why: &'a str,
+    },
+    /// So much of the database is read.
+    Loading {
+        bytes: u64,
+        of: u64,
     },
     Loaded {
         rows: u64,
@@ -112,7 +117,9 @@ pub fn import(request: &Request, say: &mut dyn FnMut(Event<'_>)) -> Result<Impor
     let unfinished = Unfinished::begin(data_dir, wal_dir)?;
     let disk = unfinished.disk()?;
     let mut keep = source.keep();
-    let loaded = store::load(&disk, STORE, &source.database, source.database.database_bytes(), &mut keep)?;
+    let of = source.database.database_bytes();
+    let mut told = |bytes| say(Event::Loading { bytes, of });
+    let loaded = store::load(&disk, STORE, Watched::new(&source.database, &mut told), of, &mut keep)?;
     let Loaded { rows, revision } = loaded;
     say(Event::Loaded { rows, revision, consistent_index: source.consistent_index });
     let (store, backend) = Store::open(disk, STORE, mvcc::Options::default())?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 
 use super::directory::{self, MEMBER, STORE, Unfinished, real_disk};
-use super::file::{self, Snapshot};
+use super::file::{self, Snapshot, Watched};
 use crate::interop::restore::NewCluster;
 use crate::interop::store;
 use crate::member::boot;
@@ -50,6 +50,11 @@ impl Request {
 #[derive(Debug)]
 pub enum Event<'a> {
     Started,
+    /// So much of the database is read.
+    Loading {
+        bytes: u64,
+        of: u64,
+    },
     /// The store is there, and stands at this revision.
     Loaded {
         rows: u64,
@@ -118,7 +123,7 @@ fn build(
     let mut keep = NewCluster::new(request.bump_revision);
     let (wal_disk, wal_dir) = unfinished.wal()?;
     let found = || boot::found_log(&wal_disk, &wal_dir, wal::Options::default(), metadata, founders);
-    let loaded = load(snapshot, request.skip_hash_check, &unfinished.disk()?, &mut keep, found)?;
+    let loaded = load(snapshot, request.skip_hash_check, &unfinished.disk()?, &mut keep, found, say)?;
     let (latest, revision) = keep.revisions(&loaded);
     if request.bump_revision > 0 {
         say(Event::Bumped { from: latest, by: request.bump_revision });
@@ -137,11 +142,15 @@ fn load(
     disk: &Arc<dyn Disk>,
     keep: &mut NewCluster,
     found_log: impl FnOnce() -> Result<(), boot::Error> + Send,
+    say: &mut dyn FnMut(Event<'_>),
 ) -> Result<store::Loaded, Error> {
+    let of = snapshot.database_bytes();
+    let mut told = |bytes| say(Event::Loading { bytes, of });
+    let database = Watched::new(snapshot, &mut told);
     let (verified, loaded, founded) = thread::scope(|scope| {
         let verifying = scope.spawn(|| snapshot.verify(skip_hash_check));
         let founding = scope.spawn(found_log);
-        let loaded = store::load(disk, STORE, snapshot, snapshot.database_bytes(), keep);
+        let loaded = store::load(disk, STORE, database, of, keep);
         let joined = "neither digesting nor founding panics";
         (verifying.join().expect(joined), loaded, founding.join().expect(joined))
     });

@@ -605,6 +605,7 @@ impl ApplyThread {
             }
             Effect::Applied { index, .. } => self.consensus.consensus(Input::Applied(index)),
             Effect::ConfChange(change) => self.consensus.consensus(Input::ConfChange(change)),
+            Effect::Removed(ids) => self.consensus.consensus(Input::Removed(ids)),
             Effect::Membership(membership) => self.node.set_membership(membership),
             Effect::Reply(reply) => self.node.replies([reply]),
             Effect::Commit(batch) => {

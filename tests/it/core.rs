@@ -86,6 +86,7 @@ scripts! {
     election
     fetch
     fetch_overwritten
+    join_by_snapshot
     leader_disk_slow
     leader_leaves
     learner
@@ -106,6 +107,7 @@ scripts! {
     read_index_new_leader
     read_index_retry
     rejection_late
+    removed_by_snapshot
     removed_member
     release
     release_boundary

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::snapshot::{bump, failed, log_restore, path_of};
+use super::snapshot::{Shown, bump, failed, path_of};
 use crate::ctl::flags::{Flag, Kind, flag};
 use crate::ctl::{Context, Failure, code, emit};
 use crate::offline::restore::{Sums, sums};
@@ -54,12 +54,12 @@ pub fn restore(context: &mut Context) -> Result<(), Failure> {
             skip_hash_check: flags.bool("skip-hash-check"),
             bump_revision,
         };
-        let mut rows = 0;
+        let (mut rows, mut shown) = (0, Shown::default());
         let restored = offline::restore(&request, &mut |event| {
             if let Event::Loaded { rows: loaded, .. } = event {
                 rows = loaded;
             }
-            log_restore(&request, event);
+            shown.tell(&request, event);
         });
         restored.map_err(|error| failed(format!("member {name}: {error}")))?;
         made.dirs.push(request.data_dir.clone());

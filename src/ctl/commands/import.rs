@@ -2,6 +2,7 @@
 
 use super::snapshot::{failed, path_of};
 use crate::ctl::flags::{Flag, Kind, flag};
+use crate::ctl::progress::Flow;
 use crate::ctl::{Context, Failure, code, emit, say_error};
 use crate::offline::import::{Event, Request, import};
 
@@ -31,12 +32,17 @@ pub fn run(context: &mut Context) -> Result<(), Failure> {
         wal_dir: given("wal-dir"),
         ignore_v2_keys: flags.bool("ignore-v2-keys"),
     };
+    let mut loading: Option<Flow> = None;
     let made = import(&request, &mut |event| match event {
+        Event::Loading { bytes, of } => loading.get_or_insert_with(|| Flow::new(of)).at(bytes),
         Event::Torn(what) => say_error(&format!("{what}: it is left out, as etcd would")),
         Event::Passed { file, why } => say_error(&format!("{} is not used: {why}", file.display())),
-        Event::Loaded { rows, revision, consistent_index } => say_error(&format!(
-            "loaded {rows} rows up to revision {revision}, which entry {consistent_index} of the log had led to"
-        )),
+        Event::Loaded { rows, revision, consistent_index } => {
+            loading.take().into_iter().for_each(Flow::finish);
+            say_error(&format!(
+                "loaded {rows} rows up to revision {revision}, which entry {consistent_index} of the log had led to"
+            ));
+        }
         Event::Finished(_) => {}
     })
     .map_err(failed)?;

@@ -18,7 +18,7 @@ use lockstep_proto::etcdserverpb::SnapshotResponse;
 use crate::ctl::client::{Client, never, runtime, stream_error};
 use crate::ctl::flags::{Flag, Flags, Kind, flag};
 use crate::ctl::golang::{human_bytes, json_string, now_epoch};
-use crate::ctl::progress::Download;
+use crate::ctl::progress::Flow;
 use crate::ctl::{Context, Failure, code, emit, say_error};
 use crate::interop::etcd::REVISIONS;
 use crate::interop::snapshot::{self, DIGEST_BYTES, Sum};
@@ -111,7 +111,8 @@ pub fn restore(context: &mut Context) -> Result<(), Failure> {
         skip_hash_check: flags.bool("skip-hash-check"),
         bump_revision: bump(flags)?,
     };
-    offline::restore(&request, &mut |event| log_restore(&request, event)).map_err(failed)
+    let mut shown = Shown::default();
+    offline::restore(&request, &mut |event| shown.tell(&request, event)).map_err(failed)
 }
 
 /// How far `--bump-revision` moves; it and `--mark-compacted` go together.
@@ -127,8 +128,31 @@ pub fn bump(flags: &Flags) -> Result<i64, Failure> {
     Ok(bump)
 }
 
+/// What is shown of a restore.
+#[derive(Default)]
+pub struct Shown {
+    loading: Option<Flow>,
+}
+
+impl Shown {
+    pub fn tell(&mut self, request: &Request, event: Event<'_>) {
+        self.loading = match (event, self.loading.take()) {
+            (Event::Loading { bytes, of }, loading) => {
+                let mut loading = loading.unwrap_or_else(|| Flow::new(of));
+                loading.at(bytes);
+                Some(loading)
+            }
+            (event, loading) => {
+                loading.into_iter().for_each(Flow::finish);
+                log_restore(request, event);
+                None
+            }
+        };
+    }
+}
+
 /// The lines of etcdctl 3.4's restore, in JSON.
-pub fn log_restore(request: &Request, event: Event<'_>) {
+fn log_restore(request: &Request, event: Event<'_>) {
     let quoted = |path: &Path| json_string(path.to_string_lossy().as_bytes());
     let paths = || {
         let (path, wal) = (quoted(&request.snapshot), quoted(&request.wal_path()));
@@ -137,7 +161,7 @@ pub fn log_restore(request: &Request, event: Event<'_>) {
     };
     match event {
         Event::Started => log("snapshot/v3_snapshot.go:296", "restoring snapshot", &paths()),
-        Event::Loaded { .. } => {}
+        Event::Loading { .. } | Event::Loaded { .. } => {}
         Event::Bumped { from, by } => {
             let to = from + by;
             let more = format!(r#","latest-revision":{from},"bump-amount":{by},"new-latest-revision":{to}"#);
@@ -228,7 +252,7 @@ impl Part {
         let mut digest = Sha256::new();
         // The last of it may be the digest.
         let mut end: Vec<u8> = Vec::new();
-        let mut shown: Option<Download> = None;
+        let mut shown: Option<Flow> = None;
         while let Some(piece) = stream.message().await.map_err(|status| stream_error(&status))? {
             let whole = bytes + piece.blob.len() as u64 + piece.remaining_bytes;
             self.file.write_all(&piece.blob).map_err(|error| self.says("write", &error))?;
@@ -237,7 +261,7 @@ impl Part {
             let before = end.len().saturating_sub(DIGEST_BYTES);
             digest.update(&end[..before]);
             end.drain(..before);
-            shown.get_or_insert_with(|| Download::new(whole)).at(bytes);
+            shown.get_or_insert_with(|| Flow::new(whole)).at(bytes);
         }
         if let Some(shown) = shown {
             shown.finish();

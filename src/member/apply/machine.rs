@@ -50,6 +50,8 @@ pub enum Effect {
     Applied { index: u64, term: u64 },
     /// For consensus, before `Applied`.
     ConfChange(raftpb::ConfChange),
+    /// For consensus, after a snapshot: who was removed before it.
+    Removed(Vec<u64>),
     /// Members, their addresses, or the cluster version changed.
     Membership(Arc<Membership>),
     /// The alarms that are raised, whenever they have changed, and at the start.
@@ -186,6 +188,7 @@ impl Applier {
         // A store just made has nothing to give back.
         effects.extend(defragmenting.into_iter().map(|id| defragmented(id, Ok(()))));
         effects.extend(self.start());
+        effects.push(Effect::Removed(self.membership.removed().collect()));
         effects.push(Effect::Applied { index: self.applied, term });
         effects.push(Effect::StoreDurable(self.store.durable_index()));
         Ok(effects)

@@ -47,6 +47,11 @@ impl Changes {
         Changes { removed: removed.into_iter().collect(), ..Changes::default() }
     }
 
+    /// Those that left before the snapshot that was installed: no entry of theirs will be applied here.
+    pub fn learn_removed(&mut self, removed: impl IntoIterator<Item = u64>) {
+        self.removed.extend(removed);
+    }
+
     pub fn push(&mut self, change: Proposal) {
         if self.waiting.len() < MAX_WAITING {
             self.waiting.push_back(change);

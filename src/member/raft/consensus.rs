@@ -96,6 +96,8 @@ pub enum Input {
     StoreDurable(u64),
     /// The apply machine accepted this change of the membership.
     ConfChange(raftpb::ConfChange),
+    /// The members that were removed before the snapshot that was installed.
+    Removed(Vec<u64>),
     Fetched {
         id: u64,
         entries: Vec<raftpb::Entry>,
@@ -413,6 +415,7 @@ impl Consensus {
                     self.apply_conf_change(&change);
                 }
             }
+            Input::Removed(ids) => self.changes.learn_removed(ids),
             Input::Fetched { id, entries } => {
                 let entries = entries.into_iter().map(tr::entry_in).collect();
                 if let Some(context) = self.node.mut_store().fetched(id, entries) {
