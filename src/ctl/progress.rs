@@ -1,6 +1,6 @@
-//! Progress on a terminal: that of bytes that come, and the line of `check`, drawn as the library does that etcdctl takes:
-//! counters, a bar as wide as the terminal has room for (none when there is no terminal), percents, the time that is
-//! left.
+//! Progress on a terminal: that of bytes that come, and the line of `check`, drawn as the library does that etcdctl
+//! takes: counters, a bar as wide as the terminal has room for (none when there is no terminal), percents, the time
+//! that is left.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
