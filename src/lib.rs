@@ -12,14 +12,15 @@
 //! ports/              Clock, Network, Disk: what a member asks of its world
 //! ```
 //!
-//! Beside them stand [`mutation`] and [`marks`], which the simulator uses to test its own tests; without the feature
-//! `simulation` they leave nothing in the program.
+//! Beside them stand [`calendar`], which any of them may ask for a date, and [`mutation`] and [`marks`], which the
+//! simulator uses to test its own tests; without the feature `simulation` these two leave nothing in the program.
 
 #[macro_use]
 pub mod mutation;
 #[macro_use]
 pub mod marks;
 
+pub mod calendar;
 #[cfg(feature = "ctl")]
 #[allow(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod ctl;

@@ -145,6 +145,15 @@ const ABSENCES: &[&str] = &joined::<{ RESTARTS.len() + 16 }>(
     ],
 );
 
+/// The membership changes.
+const CHANGES: &[&str] = &["add", "learner", "promote", "remove", "update", "replace"];
+
+/// A member begins with what is on its disk, or with a snapshot.
+const BEGINNINGS: &[&str] = &joined::<{ ABSENCES.len() + CHANGES.len() }>(ABSENCES, CHANGES);
+
+/// Another member leads, for whatever reason.
+const REIGNS: &[&str] = &joined::<{ BEGINNINGS.len() + 1 }>(BEGINNINGS, &["move-leader"]);
+
 /// One list behind the other; a wrong length does not compile.
 const fn joined<const N: usize>(first: &[&'static str], second: &[&'static str]) -> [&'static str; N] {
     assert!(N == first.len() + second.len());
@@ -163,6 +172,7 @@ macro_rules! mutations {
         source: $source:expr,
         checkers: $checkers:expr,
         trigger: $trigger:expr,
+        $(members: $members:expr,)?
         knobs: $knobs:expr,
         $(faults: [$($fault:literal),*],)?
     })+) => {
@@ -184,7 +194,7 @@ macro_rules! mutations {
                         source: $source,
                         checkers: $checkers,
                         trigger: $trigger,
-                        members: MEMBERS,
+                        members: [$($members,)? MEMBERS][0],
                         knobs: &$knobs,
                         faults: &[$($($fault),*)?],
                     },)+
@@ -362,7 +372,7 @@ mutations! {
         about: "the alarms that are raised are not loaded from the store",
         source: "our own; etcd's alarms are restored with the store for this",
         checkers: &["alarm-agreement", "space", "applied-hash"],
-        trigger: RESTARTS,
+        trigger: BEGINNINGS,
         knobs: [("quota_bytes", 20_000)],
     }
 
@@ -371,7 +381,7 @@ mutations! {
         about: "the entry at the consistent index is applied again after a restart",
         source: "our own; the mirror image of etcd #13766",
         checkers: DIVERGED,
-        trigger: RESTARTS,
+        trigger: BEGINNINGS,
         knobs: [],
     }
 
@@ -435,7 +445,7 @@ mutations! {
         about: "entries of former terms are committed by counting copies",
         source: "canon 2: Raft 5.4.2 and figure 8",
         checkers: LOST,
-        trigger: ABSENCES,
+        trigger: REIGNS,
         knobs: [("late_permille", 200), ("late_most_us", 500_000), ("fault_every_ms", 500)],
     }
 
@@ -461,33 +471,72 @@ mutations! {
     }
 
     /// A change of the membership is taken before the leader has committed an entry of its own term, or while another
-    /// is under way: two majorities that do not meet. Needs a workload that changes the membership; while there is none
-    /// it stays alive.
+    /// is under way: two majorities that do not meet. No kind of fault triggers it but the changes themselves.
     ConfChangeUnguarded "conf-change-unguarded" {
         about: "changes of the membership overlap",
         source: "canon 1: raft-dev, July 2015; raft-rs's pending_conf_index",
-        checkers: TWO_LEADERS,
-        trigger: ABSENCES,
-        knobs: [],
+        checkers: &["membership"],
+        trigger: CHANGES,
+        knobs: [("spares", 4), ("fault_every_ms", 500)],
+        faults: ["add", "learner", "promote", "remove", "update", "replace", "move-leader"],
     }
 
-    /// A member that was removed is heard, and may call elections. Needs a workload that changes the membership.
+    /// A member that was removed is heard, and may be elected: by members that have applied its removal, which it has
+    /// written and does not know to be committed.
     RemovedMemberHeard "removed-member-heard" {
         about: "messages of a removed member count",
         source: "canon 14: thesis 4.2.3",
-        checkers: &["progress"],
-        trigger: &[],
-        knobs: [],
+        checkers: &["membership"],
+        trigger: CHANGES,
+        knobs: [("spares", 4), ("fault_every_ms", 500), ("clients", 2), ("think_most_ms", 2_000)],
+        faults: ["add", "remove", "one-way", "crash", "crash-all", "pause"],
     }
 
-    /// A learner whose URLs are updated counts as a voter in the membership, and as a learner in raft. Needs a workload
-    /// that changes the membership.
+    /// A leader that has applied its own removal goes at once. Whoever has written that and was not told that it is
+    /// committed counts with a member that is gone, and where it has no majority without it, waits for ever.
+    LeaderLeavesAtOnce "leader-leaves-at-once" {
+        about: "a removed leader does not wait until another may lead",
+        source: "canon 15: etcd #12359; thesis 4.2.2",
+        checkers: &["progress"],
+        trigger: CHANGES,
+        members: 2,
+        knobs: [("spares", 4), ("fault_every_ms", 500), ("late_permille", 200), ("late_most_us", 500_000)],
+        faults: ["add", "remove", "update"],
+    }
+
+    /// Who believes to be a learner does not vote, though it may have been promoted since, and a majority be impossible
+    /// without it.
+    LearnerRefusesToVote "learner-refuses-to-vote" {
+        about: "a learner that was promoted and does not know it yet votes for nobody",
+        source: "canon 16: etcd's campaign_learner_must_vote",
+        checkers: &["progress"],
+        trigger: CHANGES,
+        members: 3,
+        knobs: [("spares", 4), ("fault_every_ms", 500)],
+        faults: ["learner", "promote", "isolate", "pause", "crash", "slow-start"],
+    }
+
+    /// The snapshot that is kept for one member is sent to another that was added since: who is not named in it refuses
+    /// it, for ever. Where a majority is impossible without that one, nothing gets done any more.
+    SnapshotWithoutReceiver "snapshot-without-receiver" {
+        about: "a member that was added is sent a snapshot of before",
+        source: "our own find; raft-rs's restore refuses a snapshot that does not name its receiver",
+        checkers: &["progress"],
+        trigger: CHANGES,
+        members: 2,
+        knobs: [("spares", 4), ("fault_every_ms", 500), ("late_permille", 200), ("late_most_us", 500_000),
+            ("log_slack_entries", 0), ("log_catch_up_entries", 0), ("log_cache_bytes", 1)],
+        faults: ["add", "remove", "update"],
+    }
+
+    /// A learner whose URLs are updated counts as a voter in the membership, and as a learner in raft.
     UpdateForgetsLearner "update-forgets-learner" {
         about: "an update of a member forgets that it is a learner",
         source: "canon 17: etcd #21694",
-        checkers: &["process"],
-        trigger: &[],
-        knobs: [],
+        checkers: &["membership"],
+        trigger: &["update"],
+        knobs: [("spares", 4), ("fault_every_ms", 500)],
+        faults: ["add", "learner", "promote", "remove", "update", "replace", "move-leader"],
     }
 
     // Who leads.

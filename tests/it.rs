@@ -22,6 +22,8 @@ mod core;
 mod backups;
 #[path = "it/big_reads.rs"]
 mod big_reads;
+#[path = "it/calendar.rs"]
+mod calendar;
 #[path = "it/checkers.rs"]
 mod checkers;
 #[path = "it/checkers_aside.rs"]

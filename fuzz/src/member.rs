@@ -244,7 +244,14 @@ impl Member {
                 }
                 Effect::Compacting => self.is_compacting = true,
                 Effect::Stop(reason) => panic!("the member stops: {reason}"),
-                Effect::ConfChange(_) | Effect::Membership(_) | Effect::StoreDurable(_) | Effect::Snapshot { .. } => {}
+                Effect::Defragment => panic!("nobody has asked for it"),
+                Effect::ConfChange(_)
+                | Effect::Removed(_)
+                | Effect::Membership(_)
+                | Effect::Alarms(_)
+                | Effect::NoSpace
+                | Effect::StoreDurable(_)
+                | Effect::Snapshot { .. } => {}
             }
         }
     }

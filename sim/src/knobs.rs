@@ -40,6 +40,8 @@ macro_rules! knobs {
 
 knobs! {
     members,
+    /// Machines beyond these, with nothing on their disks, for members that are added.
+    spares,
     clients,
     /// Clients and faults have this long; then a core of members must make progress alone.
     safety_ms,
@@ -121,12 +123,21 @@ impl Profile {
 /// shorter says nothing about the product.
 const LEAST_PHASE_MS: u64 = 10_000;
 
+/// In so many of a thousand worlds the membership changes.
+const CHANGES_PERMILLE: u64 = 600;
+
 impl Knobs {
+    /// Members, and those that may become some.
+    pub fn machines(&self) -> u64 {
+        self.members + self.spares
+    }
+
     /// Fine weather, and short: what a scenario has where its head says nothing.
     pub fn plain(members: u64, until_ms: u64) -> Knobs {
         let (core_ms, rest_ms) = (until_ms / 6, until_ms / 6);
         Knobs {
             members,
+            spares: 0,
             clients: 4,
             safety_ms: until_ms - core_ms - rest_ms,
             core_ms,
@@ -193,7 +204,7 @@ impl Knobs {
             retries: *r.pick(&[0, 1, 3]),
             fault_every_ms: *r.pick(&[500, 1_000, 2_000]),
             fault_most_ms: *r.pick(&[1_000, 3_000, 6_000]),
-            faults: some_of(r, fault::weather().map(|kind| kind.name)),
+            faults: some_of(r, fault::weather().map(|kind| kind.name).filter(|name| !fault::change::is_one(name))),
             work: some_of(r, crate::workload::KINDS.iter().map(|kind| kind.name))
                 .into_iter()
                 .chain(["registers".to_owned()])
@@ -207,10 +218,24 @@ impl Knobs {
             quota_bytes: *r.pick(&[0, 0, 20_000, 40_000, 80_000]),
             ..plain.clone()
         };
+        // All changes of the membership or none: most have nothing to work on without the others.
+        let drawn = if r.permille(CHANGES_PERMILLE) {
+            let changes = fault::weather().map(|kind| kind.name).filter(|name| fault::change::is_one(name));
+            let faults = drawn.faults.iter().cloned().chain(changes.map(str::to_owned)).collect();
+            Knobs { spares: r.between(2, 4), faults, ..drawn }
+        } else {
+            drawn
+        };
         match profile {
             Profile::Swarm => drawn,
             Profile::Calm => Knobs { clients: drawn.clients, ..plain },
-            Profile::Lite => Knobs { fault_every_ms: 4_000, fault_most_ms: 1_500, faults: drawn.faults, ..plain },
+            Profile::Lite => Knobs {
+                spares: drawn.spares,
+                fault_every_ms: 4_000,
+                fault_most_ms: 1_500,
+                faults: drawn.faults,
+                ..plain
+            },
         }
     }
 }

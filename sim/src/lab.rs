@@ -433,7 +433,7 @@ quiet COMMAND                  without output";
                 }
                 Event::Published(_) | Event::Synced(_) | Event::Watch(_) | Event::LeaseNews => continue,
                 // A script sees what apply answers.
-                Event::Alarms { .. } => continue,
+                Event::Alarms { .. } | Event::Members { .. } => continue,
                 Event::Applied { index, .. } => format!("{id:x} Applied:{index}"),
                 Event::Reply { request, result } => {
                     format!("{id:x} Reply {} {}", self.name(id, request).0, notation::reply(&result))

@@ -12,6 +12,12 @@ pub const OPERATIONS: &[(&str, &str)] = &[
     ("quota exceeded", "request exceeded the quota"),
     ("refused for space", "request refused for want of space"),
     ("alarm disarmed", "alarm disarmed"),
+    ("member added", "member added"),
+    ("learner promoted", "learner promoted"),
+    ("member removed", "member removed"),
+    ("leader removed", "leader removed"),
+    ("learner updated", "learner got other URLs"),
+    ("change refused", "change of the membership refused"),
 ];
 
 /// Marks that a swarm must hit.
@@ -110,6 +116,15 @@ pub const REQUIRED: &[&str] = &[
     "renewal waited for its lease's checkpoint to be set back",
     "renewal came after its lease had expired",
     "leader's leases lost their clock",
+    // The membership.
+    "kept snapshot did not name its receiver",
+    "change of the membership refused",
+    "change of the membership waited for its turn",
+    "leader removed",
+    "learner got other URLs",
+    "learner promoted",
+    "member added",
+    "member removed",
 ];
 
 /// Marks that may stay at zero.
@@ -143,13 +158,7 @@ pub const OTHERS: &[&str] = &[
     "keep-alive was with a leader that was deposed",
     "publish left out because a watching thread was behind",
     "batch committed because of its size",
-    "change of the membership refused",
-    "change of the membership waited for its turn",
     "cluster forced down to one member",
-    "leader removed",
-    "learner got other URLs",
-    "learner promoted",
-    "member removed",
     "message of a removed member refused",
     "compaction resumed after a restart",
     "compaction waited for the next view",

@@ -144,6 +144,11 @@ pub enum Event {
         request: u64,
         result: Result<Response, EtcdError>,
     },
+    /// Who the members are as of this index: they may have changed, or a life or a store begins.
+    Members {
+        index: u64,
+        membership: Arc<Membership>,
+    },
     /// The alarms that are raised as of this index: they may have changed, or a life or a store begins.
     Alarms {
         index: u64,
@@ -300,9 +305,7 @@ impl SimMember {
             keeping: Keeping::new(self.setup.lease),
             sequence: 0,
         });
-        for effect in first {
-            self.apply_effect(effect);
-        }
+        self.apply_effects(first);
         Ok(self.take_events())
     }
 
@@ -440,8 +443,19 @@ impl SimMember {
 
     fn apply_inputs(&mut self, inputs: Vec<apply::Input>) {
         let Some(life) = &mut self.life else { return };
-        for effect in life.applier.step(inputs) {
+        let effects = life.applier.step(inputs);
+        self.apply_effects(effects);
+    }
+
+    fn apply_effects(&mut self, effects: Vec<apply::Effect>) {
+        let has_members = effects.iter().any(|effect| matches!(effect, apply::Effect::Membership(_)));
+        for effect in effects {
             self.apply_effect(effect);
+        }
+        // Of several changes in one step only the last is as of the index that the machine has come to.
+        if let Some(life) = self.life.as_ref().filter(|_| has_members) {
+            let membership = life.applier.membership().clone();
+            self.events.push(Event::Members { index: life.applier.applied(), membership });
         }
     }
 
@@ -461,9 +475,7 @@ impl SimMember {
         life.receiving = None;
         let effects = life.applier.replace(store).map_err(|e| e.to_string())?;
         self.events.push(Event::Installed(index));
-        for effect in effects {
-            self.apply_effect(effect);
-        }
+        self.apply_effects(effects);
         Ok(())
     }
 
@@ -664,6 +676,11 @@ impl SimMember {
     /// The newest view, as a serializable read gets it.
     pub fn view(&self) -> Option<Arc<View>> {
         self.life.as_ref().map(|life| life.view.clone())
+    }
+
+    /// Those that its consensus counts with.
+    pub fn voters(&self) -> Vec<u64> {
+        self.life.as_ref().map_or(Vec::new(), |life| life.consensus.voters())
     }
 
     /// The members, as far as this one has applied.

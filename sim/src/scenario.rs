@@ -163,8 +163,8 @@ impl fmt::Display for What {
     }
 }
 
-/// Reads a fault's line, without its time, for a cluster of so many members.
-pub fn parse_fault(line: &str, members: u64) -> Result<Rc<dyn Fault>, String> {
+/// Reads a fault's line, without its time, for a world of so many machines.
+pub fn parse_fault(line: &str, machines: u64) -> Result<Rc<dyn Fault>, String> {
     let mut words = Words::new(line);
     let name = words.word("a fault")?;
     let kind = fault::kind(name).ok_or_else(|| {
@@ -179,7 +179,7 @@ pub fn parse_fault(line: &str, members: u64) -> Result<Rc<dyn Fault>, String> {
     let fault = (kind.parse)(&mut words)?;
     words.end()?;
     for member in fault.members() {
-        check_member(member, members)?;
+        check_member(member, machines)?;
     }
     Ok(Rc::from(fault))
 }
@@ -296,12 +296,12 @@ impl Reader {
             }
             words.expect("at")?;
             let member = words.number("a member")?;
-            check_member(member, scenario.knobs.members)?;
+            check_member(member, scenario.knobs.machines())?;
             let operation = Operation::parse(&mut words)?;
             words.end()?;
             What::Client { client, member, operation }
         } else {
-            What::Fault(parse_fault(rest, scenario.knobs.members)?)
+            What::Fault(parse_fault(rest, scenario.knobs.machines())?)
         };
         scenario.events.push(Event { at_us, what });
         Ok(())
@@ -314,7 +314,7 @@ impl Reader {
         }
         let scenario = self.close_head()?;
         for member in members_of(exception.point) {
-            check_member(member, scenario.knobs.members)?;
+            check_member(member, scenario.knobs.machines())?;
         }
         let is_count = matches!(
             exception.point,
@@ -388,6 +388,7 @@ fn names(words: &mut Words, known: impl Fn(&str) -> bool) -> Result<BTreeSet<Str
 fn check_knob(name: &str, value: u64) -> Result<(), String> {
     let (least, most) = match name {
         "members" => return Err("the members are said by `members 3`".into()),
+        "spares" => (0, MOST_MEMBERS),
         "clients" => (1, MOST_CLIENTS),
         "watch_progress_ms" | "lease_checkpoint_ms" | "watch_catch_up_rows" => (1, LONGEST_MS),
         "stage_us" | "store_commit_ms" | "request_timeout_ms" | "safety_ms" => (1, LONGEST_MS),

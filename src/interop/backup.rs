@@ -10,8 +10,8 @@ use super::bbolt::{self, Db};
 use super::etcd::{self, Etcd};
 use super::snapshot;
 use super::status::{self, Status};
+use crate::calendar::Civil;
 
-const DAY_S: u64 = 86_400;
 /// The year 10000 has no room in a name.
 const MAX_TAKEN_S: u64 = 253_402_300_799;
 
@@ -52,14 +52,17 @@ impl Backup {
 
     /// When it was taken, for people.
     pub fn taken(&self) -> String {
-        let (date, [hour, minute, second]) = civil(self.taken_s);
-        format!("{:04}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", date[0], date[1], date[2])
+        format!("{}Z", self.civil())
+    }
+
+    fn civil(&self) -> Civil {
+        Civil::of_unix(self.taken_s.min(MAX_TAKEN_S) as i64)
     }
 }
 
 impl fmt::Display for Backup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ([year, month, day], [hour, minute, second]) = civil(self.taken_s.min(MAX_TAKEN_S));
+        let Civil { year, month, day, hour, minute, second } = self.civil();
         let (cluster, revision) = (self.cluster_id, self.revision);
         write!(f, "backup-{cluster:016x}-{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z-{revision}.db")
     }
@@ -84,40 +87,16 @@ pub fn verify(source: &impl ReadAt, bytes: u64, said: Option<i64>) -> Result<Sta
     etcd.key_rows()?.try_for_each(|row| row.map(drop))?;
     etcd.check_entries()?;
     let status = status::status(etcd.db())?;
-    // The first revision of a store has no row.
-    let found = status.revision.max(1);
     match said {
-        Some(said) if said < found => Err(Error::OtherRevision { said, found }),
+        Some(said) if said < status.revision => Err(Error::OtherRevision { said, found: status.revision }),
         _ => Ok(status),
     }
 }
 
-/// Date and time of day, in UTC.
-fn civil(unix_s: u64) -> ([u64; 3], [u64; 3]) {
-    let second = unix_s % DAY_S;
-    // Years begin in March, so that the odd day is a year's last; eras are of 400 years.
-    let shifted = unix_s / DAY_S + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    ([year + era * 400 + u64::from(month <= 2), month, day], [second / 3_600, second / 60 % 60, second % 60])
-}
-
-/// What [`civil`] makes of it again shows whether it is a time at all.
+/// The other way; [`Backup::parse`] finds out whether it is a time at all.
 fn parse_time(text: &str) -> Option<u64> {
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
+    let number = |from: usize, to: usize| text.get(from..to)?.parse().ok();
     let (year, month, day) = (number(0, 4)?, number(4, 6)?, number(6, 8)?);
     let (hour, minute, second) = (number(9, 11)?, number(11, 13)?, number(13, 15)?);
-    if year < 1970 || !(1..=12).contains(&month) || day == 0 {
-        return None;
-    }
-    let shifted = year - u64::from(month <= 2);
-    let from_march = (month + 9) % 12;
-    let day_of_era =
-        shifted % 400 * 365 + shifted % 400 / 4 - shifted % 400 / 100 + (153 * from_march + 2) / 5 + day - 1;
-    let days = shifted / 400 * 146_097 + day_of_era - 719_468;
-    Some(days * DAY_S + hour * 3_600 + minute * 60 + second)
+    u64::try_from(Civil { year, month, day, hour, minute, second }.unix_s()).ok()
 }

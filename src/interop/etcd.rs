@@ -26,6 +26,8 @@ use crate::mvcc::{Header, header, parse_row_key, row_key};
 
 /// The bucket of the rows.
 pub const KEY: &str = "key";
+/// In the bucket `cluster`.
+pub const CLUSTER_VERSION: &str = "clusterVersion";
 /// What a cluster can come to, with room for more.
 pub const REVISIONS: std::ops::RangeInclusive<i64> = 1..=1 << 60;
 /// What etcd grants.
@@ -168,7 +170,7 @@ impl<S: ReadAt> Etcd<S> {
     }
 
     pub fn cluster_version(&self) -> Result<Option<Bytes>, Error> {
-        self.get("cluster", "clusterVersion", Ok)
+        self.get("cluster", CLUSTER_VERSION, Ok)
     }
 
     pub fn auth(&self) -> Result<Auth, Error> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::ReadAt;
 use super::bbolt::{self, Db, Layout, PAGE_BYTES, Plan, Writer};
-use super::etcd::{self, Etcd, KEY, key_of};
+use super::etcd::{self, CLUSTER_VERSION, Etcd, KEY, key_of};
 use super::snapshot::Sealed;
 use crate::mvcc::read::{Error as StoreError, Read, Revision};
 use crate::mvcc::{Bucket, Loader, Survivors, View, is_tombstone};
@@ -32,24 +32,35 @@ pub enum Error {
     Io(#[from] io::Error),
 }
 
+/// Who is to read what is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum For {
+    /// A member of the same cluster: it goes on where the sender is.
+    Member,
+    /// Whoever restores it. The cluster's version stays away: a release of etcd that is older than that refuses to
+    /// start, and a new cluster finds its own.
+    Restore,
+}
+
 /// A view that is to be written as an etcd database.
 pub struct Export {
     view: Arc<View>,
+    reader: For,
     survivors: Survivors,
     plan: Plan,
 }
 
 impl Export {
     /// The first pass.
-    pub fn new(view: Arc<View>) -> Result<Export, Error> {
+    pub fn new(view: Arc<View>, reader: For) -> Result<Export, Error> {
         let survivors = view.survivors_of_compaction()?;
         let mut layout = Layout::new(PAGE_BYTES);
-        walk(&view, &survivors, |item| match item {
+        walk(&view, reader, &survivors, |item| match item {
             Item::Bucket(name) => layout.bucket(name),
             Item::Entry(key, value) => layout.row(key.len(), value.len()),
             Item::Row(revision, value) => layout.row(key_of(revision, is_tombstone(value)).len(), value.len()),
         })?;
-        Ok(Export { plan: layout.finish()?, view, survivors })
+        Ok(Export { plan: layout.finish()?, view, reader, survivors })
     }
 
     /// How many bytes [`Export::write`] writes, the digest at their end included.
@@ -65,7 +76,7 @@ impl Export {
     /// The second pass.
     pub fn write<W: io::Write>(&self, out: W) -> Result<W, Error> {
         let mut writer = Writer::new(self.plan, Sealed::new(out))?;
-        walk(&self.view, &self.survivors, |item| match item {
+        walk(&self.view, self.reader, &self.survivors, |item| match item {
             Item::Bucket(name) => writer.bucket(name),
             Item::Entry(key, value) => writer.row(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)),
             Item::Row(revision, value) => {
@@ -85,6 +96,7 @@ enum Item<'a> {
 
 fn walk(
     view: &View,
+    reader: For,
     survivors: &Survivors,
     mut f: impl FnMut(Item<'_>) -> Result<(), bbolt::Error>,
 ) -> Result<(), Error> {
@@ -109,6 +121,9 @@ fn walk(
             continue;
         };
         for (key, value) in view.bucket_scan(bucket)? {
+            if (bucket, &key[..], reader) == (Bucket::Cluster, CLUSTER_VERSION.as_bytes(), For::Restore) {
+                continue;
+            }
             f(Item::Entry(&key, &value))?;
         }
     }

@@ -26,6 +26,8 @@ pub const STORE_PATH: &str = "member/snap/db";
 pub const WAL_DIR: &str = "member/wal";
 /// What `member` is called while a restore builds it.
 pub const RESTORING_DIR: &str = "member.restoring";
+/// Is there where the store began with what was restored: the log does not make that again.
+pub const RESTORED_FILE: &str = "member/restored";
 
 /// How to boot. Ids and members count only until the member is founded ([`Error::Unfounded`] asks for them); later the
 /// disk knows better.
@@ -90,6 +92,12 @@ pub enum Error {
     )]
     LogMissing(String),
     #[error(
+        "there is no {STORE_PATH}, and the write-ahead log does not hold what was restored into it ({RESTORED_FILE} is \
+         there): the store was lost; restore the member from a backup, or remove it from the cluster and add it again \
+         with an empty data directory"
+    )]
+    RestoredStoreMissing,
+    #[error(
         "the write-ahead log ends at entry {last}, but the store holds what entry {applied} did: the log was \
          truncated or belongs to another member; restore the member from a backup, or remove it from the cluster \
          and add it again"
@@ -136,6 +144,9 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
     disk.create_dir_all(SNAP_DIR)?;
     let is_new = !Wal::exists(&*wal_disk, &config.wal_dir)?;
     finish_install(&*disk, &wal_disk, config, is_new)?;
+    if disk.exists(RESTORED_FILE)? && !disk.exists(STORE_PATH)? {
+        return Err(Error::RestoredStoreMissing);
+    }
     let (store, mut backend) = Store::open(disk, STORE_PATH, config.store)?;
     let applied = store.durable_index();
     if is_new {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::boot::{SNAP_DIR, STORE_PATH};
 use super::membership::Member;
 use super::raft::SnapshotMeta;
-use crate::interop::store::{self, Export, Keep};
+use crate::interop::store::{self, Export, For, Keep};
 use crate::interop::{ReadAt, snapshot};
 use crate::mvcc::{self, Backend, Bucket, Store, View};
 use crate::ports::disk::Disk;
@@ -57,7 +57,7 @@ pub fn discard(disk: &dyn Disk, index: u64) -> io::Result<()> {
 
 /// Writes a view for another member, in pieces as they come.
 pub fn write(view: &Arc<View>, out: &mut dyn io::Write) -> Result<(), store::Error> {
-    Export::new(view.clone())?.write(out).map(drop)
+    Export::new(view.clone(), For::Member)?.write(out).map(drop)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -22,7 +22,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
@@ -32,6 +32,8 @@ const BLOCK_BYTES: u64 = 4096;
 /// No check value: nothing is known about the block.
 const UNKNOWN: u32 = 0;
 const COPY_BYTES: u64 = 256 << 10;
+/// So much of a copy is on its way to the disk at a time; the log's next sync waits behind it.
+const STREAM_BYTES: usize = 512 << 10;
 
 /// Stops every access to the file, for a process that has died in a simulation: redb writes when it is dropped, a dead
 /// process does not.
@@ -62,6 +64,8 @@ struct Shared {
     poison: Poison,
     /// Growing leaves so much of the disk to others.
     headroom: u64,
+    /// Of a copy that is being made, bytes written since the disk was last told to begin with them.
+    streamed: Option<AtomicUsize>,
     sums: RwLock<Vec<AtomicU32>>,
     held: RwLock<Option<Held>>,
 }
@@ -84,12 +88,14 @@ impl Blocks {
     pub fn copy(disk: &Arc<dyn Disk>, path: &str, of: &Blocks, headroom: u64) -> io::Result<Blocks> {
         of.poison().check()?;
         let file = disk.open(path, Open::CreateNew)?;
-        Ok(Blocks::new(disk.clone(), file, path, of.poison().clone(), headroom))
+        let mut copy = Blocks::new(disk.clone(), file, path, of.poison().clone(), headroom);
+        Arc::get_mut(&mut copy.shared).expect("nobody else has it yet").streamed = Some(AtomicUsize::new(0));
+        Ok(copy)
     }
 
     fn new(disk: Arc<dyn Disk>, file: Arc<dyn DiskFile>, path: &str, poison: Poison, headroom: u64) -> Blocks {
         let (path, sums, held) = (RwLock::new(path.to_owned()), RwLock::default(), RwLock::default());
-        Blocks { shared: Arc::new(Shared { disk, file, path, poison, headroom, sums, held }) }
+        Blocks { shared: Arc::new(Shared { disk, file, path, poison, headroom, streamed: None, sums, held }) }
     }
 
     /// The file has another name now.
@@ -198,7 +204,11 @@ impl Blocks {
         }
         let file = &self.shared.file;
         if self.shared.headroom > 0 && len > file.len()? {
-            file.allocate(len + self.shared.headroom)?;
+            // Not zeros: redb syncs after growing, and the log's sync would wait behind all of them.
+            let more = len + self.shared.headroom;
+            file.reserve(more)?;
+            // So that cutting it gives the headroom back.
+            file.set_len(more)?;
         }
         file.set_len(len)?;
         self.shared.sums.write().truncate((len / BLOCK_BYTES) as usize);
@@ -258,6 +268,12 @@ impl Shared {
         // Whatever comes of the write, the old check values do not count any more.
         blocks.by_ref().for_each(|block| self.remember(block as usize, UNKNOWN));
         self.file.write_at(offset, data)?;
+        if let Some(streamed) = &self.streamed
+            && streamed.fetch_add(data.len(), Ordering::Relaxed) + data.len() >= STREAM_BYTES
+        {
+            streamed.store(0, Ordering::Relaxed);
+            self.file.write_back();
+        }
         for (block, bytes) in whole_blocks(offset, data) {
             self.remember(block, sum(bytes));
         }

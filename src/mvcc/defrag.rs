@@ -29,7 +29,9 @@ use crate::ports::disk::Disk;
 /// What a step copies at most, beside [`Options::copy_step_bytes`](super::Options).
 const STEP_ENTRIES: usize = 10_000;
 /// Copied bytes after which the copy is synced: little, as the log's next sync waits behind it at the disk.
-const SYNC_BYTES: usize = 2 << 20;
+const SYNC_BYTES: usize = 512 << 10;
+/// A copy up to this is made tight in a moment.
+const SMALL_BYTES: u64 = 16 << 20;
 /// What a copy leaves of the disk, for the log and for commits of the meantime.
 const HEADROOM_BYTES: u64 = 4 << 20;
 
@@ -132,6 +134,11 @@ impl Backend {
     /// Copies the next part. When all is copied, the store is in the new file. After an error it goes on in the old
     /// one, unless [`Backend::has_failed`].
     pub fn defragment_step(&mut self) -> Result<Option<Reopened>, Error> {
+        self.step_of_defragmentation(false)
+    }
+
+    /// With `tight` the new file has nothing free.
+    fn step_of_defragmentation(&mut self, tight: bool) -> Result<Option<Reopened>, Error> {
         if let Some(error) = self.copy_error.take() {
             return Err(error);
         }
@@ -139,6 +146,11 @@ impl Backend {
         let stepped = guarded(|| {
             if !copy.step(self.db(), self.options.copy_step_bytes)? {
                 return Ok(None);
+            }
+            if tight || copy.file.len().map_err(redb::Error::Io)? <= SMALL_BYTES {
+                // Moves pages together, and gives back what is free at the file's end.
+                copy.db.compact()?;
+                copy.file.sync_data().map_err(redb::Error::Io)?;
             }
             let before_bytes = self.file.len().map_err(redb::Error::Io)?;
             let after_bytes = copy.file.len().map_err(redb::Error::Io)?;
@@ -165,11 +177,12 @@ impl Backend {
         }
     }
 
-    /// The whole of it in one go, for a store that nobody else uses.
+    /// The whole of it in one go, for a store that nobody else uses. A large one that is in use would be held up by
+    /// that, only to grow at its next commit, which doubles the file.
     pub fn defragment(&mut self) -> Result<Reopened, Error> {
         self.defragment_begin()?;
         loop {
-            if let Some(done) = self.defragment_step()? {
+            if let Some(done) = self.step_of_defragmentation(true)? {
                 return Ok(done);
             }
         }
@@ -288,11 +301,6 @@ impl Copy {
         };
         txn.set_durability(durability)?;
         txn.commit()?;
-        if is_done {
-            // Nobody reads it yet, so its pages may be moved together and what is free at its end given back.
-            while self.db.compact()? {}
-            self.file.sync_data().map_err(redb::Error::Io)?;
-        }
         Ok(is_done)
     }
 

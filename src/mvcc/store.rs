@@ -36,7 +36,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cache_bytes: 64 << 20, copy_step_bytes: 256 << 10 }
+        Options { cache_bytes: 64 << 20, copy_step_bytes: 64 << 10 }
     }
 }
 

@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use super::file::reason;
 use crate::member::boot;
-use crate::ports::disk::Disk;
+use crate::ports::disk::{Disk, Open};
 use crate::server::disk::RealDisk;
 
 pub const MEMBER: &str = "member";
 /// The store, below [`Unfinished::disk`]'s root.
 pub const STORE: &str = "snap/db";
+/// As [`boot::RESTORED_FILE`].
+pub const RESTORED: &str = "restored";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -58,6 +60,12 @@ impl<'a> Unfinished<'a> {
     /// What will be the folder `member`.
     pub fn disk(&self) -> Result<Arc<dyn Disk>, Error> {
         real_disk(&self.root())
+    }
+
+    /// Makes an empty file, which is there to be found.
+    pub fn name(&self, name: &str) -> Result<(), Error> {
+        let made = self.disk()?.open(name, Open::CreateNew).and_then(|file| file.sync_data());
+        made.map_err(|source| Error::Io { doing: "making", path: self.root().join(name), source })
     }
 
     /// Where the log is to be made.

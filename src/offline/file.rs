@@ -7,7 +7,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::interop::bbolt::{self, Db};
+use crate::interop::etcd::{self, Etcd};
 use crate::interop::{ReadAt, snapshot};
+
+/// What there is to do about a database or a log that has them.
+pub const NO_AUTH: &str = "users and roles are not supported yet: start an etcd on this data, run `etcdctl auth \
+     disable`, and stop it with SIGTERM and import its directory, or restore a snapshot of it";
 
 /// An open snapshot file, or a database without a digest behind it.
 #[derive(Debug)]
@@ -28,6 +33,10 @@ pub enum Error {
     Digest(#[from] snapshot::Error),
     #[error(transparent)]
     Database(#[from] bbolt::Error),
+    #[error(transparent)]
+    Etcd(#[from] etcd::Error),
+    #[error("{}: authentication is enabled; {NO_AUTH}", path.display())]
+    Auth { path: PathBuf },
 }
 
 impl Snapshot {
@@ -68,6 +77,15 @@ impl Snapshot {
 
     pub fn database(&self) -> Result<Db<&Snapshot>, Error> {
         Ok(Db::open(self, self.database_bytes())?)
+    }
+
+    /// etcd's database in it, unless authentication guards it: what only some may read would be open to all.
+    pub fn unguarded(&self) -> Result<Etcd<&Snapshot>, Error> {
+        let etcd = Etcd::new(self.database()?)?;
+        match etcd.auth()?.is_enabled {
+            true => Err(Error::Auth { path: self.path.clone() }),
+            false => Ok(etcd),
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use bytes::Bytes;
 use lockstep_proto::raftpb::{Entry, EntryType, HardState};
 
 use super::directory::{self, MEMBER, STORE, Unfinished};
-use super::file::{self, Snapshot, Watched, reason};
-use crate::interop::etcd::{self, Etcd};
+use super::file::{self, NO_AUTH, Snapshot, Watched, reason};
+use crate::interop::etcd::{self, CLUSTER_VERSION};
 use crate::interop::raft_snapshot::{self, RaftSnapshot, V2Store};
 use crate::interop::store::{self, Keep, Loaded};
 use crate::interop::wal::request::Meaning;
@@ -34,7 +34,6 @@ const CHUNK_BYTES: usize = 4 << 20;
 const CONSISTENT_INDEX: &[u8] = b"consistent_index";
 const TERM: &[u8] = b"term";
 const STORAGE_VERSION: &[u8] = b"storageVersion";
-const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 
 /// What to take over, and where to.
 #[derive(Clone, Debug)]
@@ -285,8 +284,6 @@ impl Source {
     }
 }
 
-const NO_AUTH: &str = "users and roles are not supported yet: start that etcd, run `etcdctl auth disable`, stop it \
-     with SIGTERM, and import again";
 const NO_V2: &str = "keys of the v2 API are not supported: they can be left behind with --ignore-v2-keys";
 
 /// What becomes of the database's entries: all of it stays but how far the member had come, and who belonged to the
@@ -300,7 +297,7 @@ impl Keep for Kept<'_> {
     fn entry(&mut self, bucket: Bucket, key: &[u8], value: Bytes) -> Result<Option<Bytes>, String> {
         let is_kept = match bucket {
             Bucket::Members | Bucket::MembersRemoved => self.members.is_none(),
-            Bucket::Cluster => self.members.is_none() || key != CLUSTER_VERSION,
+            Bucket::Cluster => self.members.is_none() || key != CLUSTER_VERSION.as_bytes(),
             Bucket::Meta => ![CONSISTENT_INDEX, TERM, STORAGE_VERSION].contains(&key),
             _ => true,
         };
@@ -319,7 +316,7 @@ impl Keep for Kept<'_> {
             let removed = Bytes::from_static(b"removed");
             entries.extend(known.removed.iter().map(|gone| (Bucket::MembersRemoved, id(*gone), removed.clone())));
             let version = known.cluster_version.clone().map(Bytes::from);
-            entries.extend(version.map(|v| (Bucket::Cluster, Bytes::from_static(CLUSTER_VERSION), v)));
+            entries.extend(version.map(|v| (Bucket::Cluster, Bytes::from_static(CLUSTER_VERSION.as_bytes()), v)));
         }
         entries
     }
@@ -444,12 +441,7 @@ fn database(snap_dir: &Path, snapshot_index: u64) -> Result<(Snapshot, u64), Err
 
 fn open_database(path: &Path) -> Result<(Snapshot, u64), Error> {
     let file = Snapshot::open(path, "open")?;
-    let database = file.database()?;
-    let etcd = Etcd::new(database)?;
-    if etcd.auth()?.is_enabled {
-        return Err(Error::Refused(format!("{}: authentication is enabled; {NO_AUTH}", path.display())));
-    }
-    let index = etcd.progress()?.consistent_index.unwrap_or_default();
+    let index = file.unguarded()?.progress()?.consistent_index.unwrap_or_default();
     Ok((file, index))
 }
 

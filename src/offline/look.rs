@@ -47,6 +47,11 @@ impl Stopped {
             return Err(boot::Error::Restoring.into());
         }
         let member = data_dir.join(MEMBER);
+        if let Err(error) = fs::metadata(&member)
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            return refused(format!("open {}: {}", member.display(), reason(&error)));
+        }
         if !member.is_dir() {
             return refused(format!("{shown} is no data directory: there is no {}", member.display()));
         }
@@ -64,7 +69,31 @@ impl Stopped {
 
     /// The store, every page of which has been verified.
     pub fn store(&self) -> Result<Looked, Error> {
+        if !self.disk.exists(boot::STORE_PATH).unwrap_or(false) {
+            return Err(self.without_store());
+        }
         open_store(&self.disk, boot::STORE_PATH)
+    }
+
+    /// What is lost with the store, by what the log still has.
+    fn without_store(&self) -> Error {
+        let path = boot::STORE_PATH;
+        if !Wal::exists(&*self.wal_disk, &self.wal_dir).unwrap_or(false) {
+            return Error::Refused(format!(
+                "there is neither a store {path} nor a log: nothing ever ran here, or --wal-dir was another"
+            ));
+        }
+        match self.log() {
+            Ok((_, log)) if log.first_index > 1 => {
+                boot::Error::LogTooLate { before: log.first_index - 1, applied: 0 }.into()
+            }
+            Ok(_) if self.disk.exists(boot::RESTORED_FILE).unwrap_or(false) => boot::Error::RestoredStoreMissing.into(),
+            Ok(_) => Error::Refused(format!(
+                "the store {path} is missing, and the log is there from its first entry on: a member that is started \
+                 makes the store anew from it"
+            )),
+            Err(error) => error,
+        }
     }
 
     /// The log, every record of which has been verified; no entry is in memory.
@@ -110,9 +139,6 @@ pub fn open_file(path: &Path) -> Result<Looked, Error> {
 }
 
 fn open_store(disk: &Arc<dyn Disk>, path: &str) -> Result<Looked, Error> {
-    if !disk.exists(path).unwrap_or(false) {
-        return Err(Error::Refused(format!("there is no store {path}: nothing ever ran here")));
-    }
     let (store, backend) = Store::open(disk.clone(), path, mvcc::Options::default())?;
     Ok(Looked { store, backend })
 }
@@ -207,6 +233,10 @@ impl DiskFile for UntouchedFile {
     }
 
     fn allocate(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn reserve(&self, _: u64) -> io::Result<()> {
         Ok(())
     }
 

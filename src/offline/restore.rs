@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use super::directory::{self, MEMBER, STORE, Unfinished, real_disk};
+use super::directory::{self, MEMBER, RESTORED, STORE, Unfinished, real_disk};
 use super::file::{self, Snapshot, Watched};
 use crate::interop::restore::NewCluster;
 use crate::interop::store;
@@ -124,6 +124,7 @@ fn build(
     let (wal_disk, wal_dir) = unfinished.wal()?;
     let found = || boot::found_log(&wal_disk, &wal_dir, wal::Options::default(), metadata, founders);
     let loaded = load(snapshot, request.skip_hash_check, &unfinished.disk()?, &mut keep, found, say)?;
+    unfinished.name(RESTORED)?;
     let (latest, revision) = keep.revisions(&loaded);
     if request.bump_revision > 0 {
         say(Event::Bumped { from: latest, by: request.bump_revision });
@@ -150,14 +151,15 @@ fn load(
     let (verified, loaded, founded) = thread::scope(|scope| {
         let verifying = scope.spawn(|| snapshot.verify(skip_hash_check));
         let founding = scope.spawn(found_log);
-        let loaded = store::load(disk, STORE, database, of, keep);
+        let unguarded = snapshot.unguarded().map_err(Error::from);
+        let loaded = unguarded.and_then(|_| Ok(store::load(disk, STORE, database, of, keep)?));
         let joined = "neither digesting nor founding panics";
         (verifying.join().expect(joined), loaded, founding.join().expect(joined))
     });
     // A file that is not what was saved is told as that, whatever else was wrong with it.
     verified?;
     founded?;
-    Ok(loaded?)
+    loaded
 }
 
 /// What members that were restored from the same file have in common.

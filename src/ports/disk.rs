@@ -40,8 +40,14 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Grows the file to at least `len` with real, zero-filled blocks, so that a later write there changes no metadata.
     /// `StorageFull` when the disk has no room.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Takes the room for `len` bytes from the disk and leaves the length as it is, as far as the file system can.
+    /// `StorageFull` when the disk has no room.
+    fn reserve(&self, len: u64) -> io::Result<()>;
     /// Returns only when every byte written before the call, and the length, would survive a crash.
     fn sync_data(&self) -> io::Result<()>;
+    /// Begins to write out what was written, and waits for what the call before has begun: a later sync has less to
+    /// do, and other files' syncs wait less behind it. Promises nothing.
+    fn write_back(&self) {}
 }
 
 /// A directory tree. One process owns it (the lock is the host's business).

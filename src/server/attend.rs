@@ -2,7 +2,7 @@
 //! version.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockstep_proto::etcdserverpb::{self as pb, InternalRaftRequest};
 use tracing::{info, warn};
@@ -10,23 +10,35 @@ use tracing::{info, warn};
 use super::node::Node;
 use super::peer;
 use crate::CLUSTER_VERSION;
+use crate::member::error::EtcdError;
 
 /// Between two looks at the members' versions.
 const VERSION_INTERVAL: Duration = Duration::from_secs(4);
 const VERSION_TIMEOUT: Duration = Duration::from_secs(1);
 const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
+/// How long an attempt may take before there is another one beside it.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(1);
 /// What a cluster says that has no version yet.
 const NOT_DECIDED: &str = "not_decided";
 /// Spoken by every etcd of version 3.
 const MIN_CLUSTER_VERSION: &str = "3.0.0";
 
-/// Puts this member's name and client URLs into the membership; returns when that is applied here.
+/// Puts this member's name and client URLs into the membership; returns when that is applied here. A proposal that was
+/// on its way to a leader which leads no more is lost, as is usual while members join: it is made again soon, for it
+/// does no harm to have it twice, and clients wait.
 pub async fn publish(node: &Node, name: &str, client_urls: &[String]) {
     let attributes = pb::Attributes { name: name.to_owned(), client_urls: client_urls.to_vec() };
     let set = pb::ClusterMemberAttrSetRequest { member_id: node.member_id, member_attributes: Some(attributes) };
     let request = InternalRaftRequest { cluster_member_attr_set: Some(set), ..Default::default() };
+    let mut since = Instant::now();
     while !node.is_stopping() {
-        match node.propose(request.clone()).await {
+        let attempt = tokio::time::timeout(PUBLISH_PATIENCE, node.propose(request.clone())).await;
+        let answer = match attempt {
+            Ok(answer) => answer,
+            Err(_) if since.elapsed() < node.request_timeout => continue,
+            Err(_) => Err(EtcdError::Timeout),
+        };
+        match answer {
             Ok(_) => {
                 info!(
                     "local-member-id" = %format_args!("{:x}", node.member_id),
@@ -43,6 +55,7 @@ pub async fn publish(node: &Node, name: &str, client_urls: &[String]) {
                     error = %error,
                     "failed to publish local member to cluster through raft"
                 );
+                since = Instant::now();
                 tokio::time::sleep(PUBLISH_PAUSE).await;
             }
         }

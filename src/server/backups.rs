@@ -7,6 +7,9 @@
 //!
 //! It reads a pinned view, so that nobody waits for it, at a pace that leaves the disk to the log. A folder that cannot
 //! be used is logged and counted, and tried again: no member stops for want of a backup.
+//!
+//! Whoever reaches the client port may ask for one. What is asked for must not fill the disk, nor keep it busy, at the
+//! cost of what is scheduled: one at a time, with a pause between two, and where the next scheduled one has room, too.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -19,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
+use super::disk::free_bytes;
 use super::log::errno_text;
 use super::metrics::METRICS;
 use super::node::Node;
@@ -34,6 +38,10 @@ const LOCK: &str = ".lock";
 const PACE_BYTES_PER_S: u64 = 64 << 20;
 /// What is written without being synced: more of it would hold up the log's own syncs.
 const UNSYNCED_BYTES: u64 = 8 << 20;
+/// What a backup leaves of its disk, which may be the log's, too.
+const LEFT_BYTES: u64 = 16 << 20;
+/// Between two that are asked for, unless the schedule takes them as often.
+const MAX_ASK_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two looks at the folder.
 const MAX_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// After a failure, unless the interval is shorter.
@@ -55,6 +63,13 @@ pub enum Error {
     NotLeader(Vec<String>),
     #[error("another backup is being taken in {}", .0.display())]
     Busy(PathBuf),
+    #[error("the last one was asked for {}s ago: ask again in {}s", ago.as_secs(), wait.as_secs() + 1)]
+    TooSoon { ago: Duration, wait: Duration },
+    #[error(
+        "{} has {free} bytes free, and {wanted} are needed for a backup of {bytes} bytes{}: free space there, or \
+         remove old backups", dir.display(), if *is_asked { " and the next scheduled one" } else { "" }
+    )]
+    NoRoom { dir: PathBuf, free: u64, wanted: u64, bytes: u64, is_asked: bool },
     #[error("{doing} {}: {}", path.display(), errno_text(source))]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("writing {}: {detail}", path.display())]
@@ -67,14 +82,10 @@ pub enum Error {
 pub struct Backups {
     node: Arc<Node>,
     schedule: Schedule,
-    last: Mutex<Last>,
-}
-
-/// What this member knows of its own.
-struct Last {
-    /// The last backup of this life, or the life's begin.
-    taken: Instant,
-    failed: Option<Instant>,
+    /// When the last attempt of this life failed, if it did.
+    failed: Mutex<Option<Instant>>,
+    /// When the last one ended that was asked for; locked as long as one is under way.
+    asked: Mutex<Option<Instant>>,
 }
 
 /// The backups in a folder, of any cluster, oldest first, and their lengths.
@@ -95,9 +106,14 @@ pub fn list(dir: &Path) -> io::Result<Vec<(Backup, u64)>> {
     Ok(found)
 }
 
+/// The last one that is not dated ahead of now: a clock that was wrong must not put off the next one, nor its alarm.
+pub fn newest_of(list: &[(Backup, u64)], now_s: u64) -> Option<(Backup, u64)> {
+    list.iter().rfind(|(backup, _)| backup.taken_s <= now_s).copied()
+}
+
 impl Backups {
     pub fn new(node: Arc<Node>, schedule: Schedule) -> Backups {
-        Backups { node, schedule, last: Mutex::new(Last { taken: Instant::now(), failed: None }) }
+        Backups { node, schedule, failed: Mutex::default(), asked: Mutex::default() }
     }
 
     /// Runs until the member stops.
@@ -134,13 +150,28 @@ impl Backups {
         Ok(found)
     }
 
-    /// Takes one, whether it is due or not. Blocks for as long as that takes.
-    pub fn take(&self) -> Result<(Backup, u64), Error> {
+    /// Takes one for whoever asks, whether it is due or not. Blocks for as long as that takes.
+    pub fn take_asked(&self) -> Result<(Backup, u64), Error> {
+        self.check_leads()?;
+        let Some(mut asked) = self.asked.try_lock() else { return Err(Error::Busy(self.schedule.dir.clone())) };
+        let interval = self.schedule.interval.min(MAX_ASK_INTERVAL);
+        if let Some(ago) = asked.map(|asked| asked.elapsed()).filter(|ago| *ago < interval) {
+            return Err(Error::TooSoon { ago, wait: interval - ago });
+        }
+        let taken = self.take(true);
+        // One that failed has kept the disk as busy.
+        if !matches!(taken, Err(Error::NotLeader(_) | Error::Busy(_))) {
+            *asked = Some(Instant::now());
+        }
+        taken
+    }
+
+    fn take(&self, is_asked: bool) -> Result<(Backup, u64), Error> {
         let started = Instant::now();
-        let taken = self.write();
+        let taken = self.write(is_asked);
         match &taken {
             Ok((backup, bytes)) => {
-                *self.last.lock() = Last { taken: Instant::now(), failed: None };
+                *self.failed.lock() = None;
                 METRICS.backup_seconds.observe(started.elapsed().as_secs_f64());
                 let dir = self.schedule.dir.display();
                 info!(
@@ -149,8 +180,9 @@ impl Backups {
                 );
                 self.remove_expired(backup);
                 self.count();
+                self.tell_of_the_future();
             }
-            Err(Error::NotLeader(_) | Error::Busy(_)) => {}
+            Err(Error::NotLeader(_) | Error::Busy(_) | Error::NoRoom { is_asked: true, .. }) => {}
             Err(reason) => self.failed(reason),
         }
         taken
@@ -162,27 +194,23 @@ impl Backups {
         if !self.leads() {
             return;
         }
-        let Last { taken, failed } = *self.last.lock();
+        let failed = *self.failed.lock();
         let retry_interval = self.schedule.interval.min(MAX_RETRY_INTERVAL);
         if failed.is_some_and(|failed| failed.elapsed() < retry_interval) {
             return;
         }
         // A folder that cannot be read is told by the attempt to write into it.
-        let newest = self.list().ok().and_then(|list| list.last().map(|(backup, _)| *backup));
         let now_s = now_s();
-        let is_due = match newest {
-            // A clock that was set back must not put off the next one by as much.
-            Some(newest) if newest.taken_s > now_s => taken.elapsed() >= self.schedule.interval,
-            Some(newest) => Duration::from_secs(now_s - newest.taken_s) >= self.schedule.interval,
-            None => true,
-        };
+        let newest = self.list().ok().and_then(|list| newest_of(&list, now_s));
+        let is_due =
+            newest.is_none_or(|(newest, _)| Duration::from_secs(now_s - newest.taken_s) >= self.schedule.interval);
         if is_due {
             // The error has been logged.
-            let _ = self.take();
+            let _ = self.take(false);
         }
     }
 
-    fn write(&self) -> Result<(Backup, u64), Error> {
+    fn write(&self, is_asked: bool) -> Result<(Backup, u64), Error> {
         self.check_leads()?;
         let dir = &self.schedule.dir;
         make_dir(dir)?;
@@ -190,7 +218,10 @@ impl Backups {
         remove_unfinished(dir)?;
         let detail = |error: &dyn std::fmt::Display| error.to_string();
         let export = export(&self.node).map_err(|e| Error::Write { path: dir.clone(), detail: detail(&e) })?;
-        let backup = Backup { taken_s: now_s(), revision: export.revision(), cluster_id: self.node.cluster_id };
+        check_room(dir, export.bytes(), is_asked)?;
+        // The first revision of a store has no row, and `snapshot status` calls it 0.
+        let revision = if export.revision() == 1 { 0 } else { export.revision() };
+        let backup = Backup { taken_s: now_s(), revision, cluster_id: self.node.cluster_id };
         let part = Part { path: dir.join(format!("{UNFINISHED}{backup}")) };
         let path = &part.path;
         let io = |doing| move |source| Error::Io { doing, path: path.clone(), source };
@@ -233,13 +264,26 @@ impl Backups {
     fn count(&self) {
         let Ok(list) = self.list() else { return };
         METRICS.backup_files.set(list.len() as i64);
-        let (taken_s, bytes) = list.last().map_or((0, 0), |(newest, bytes)| (newest.taken_s, *bytes));
+        let (taken_s, bytes) = newest_of(&list, now_s()).map_or((0, 0), |(newest, bytes)| (newest.taken_s, bytes));
         METRICS.backup_last_success_s.set(taken_s as i64);
         METRICS.backup_last_bytes.set(bytes as i64);
     }
 
+    /// Those that count for nothing yet, and do not go either.
+    fn tell_of_the_future(&self) {
+        let now_s = now_s();
+        let Ok(list) = self.list() else { return };
+        for (backup, _) in list.iter().filter(|(backup, _)| backup.taken_s > now_s) {
+            warn!(
+                name = %backup, taken = %backup.taken(),
+                "a backup is dated ahead of this member's clock: it does not count as the last one, and stays until \
+                 it is older than --backup-retention; look after the clocks"
+            );
+        }
+    }
+
     fn failed(&self, reason: &Error) {
-        self.last.lock().failed = Some(Instant::now());
+        *self.failed.lock() = Some(Instant::now());
         METRICS.backup_failures.inc();
         error!(
             "backup-dir" = %self.schedule.dir.display(), error = %reason,
@@ -361,6 +405,17 @@ fn remove_unfinished(dir: &Path) -> Result<(), Error> {
             fs::remove_file(dir.join(&name)).map_err(io("removing an unfinished backup in"))?;
             warn!(name = %name.to_string_lossy(), "removed a backup that was never finished");
         }
+    }
+    Ok(())
+}
+
+/// Before anything is written: a disk that fills up while a backup is made stops those who write the log there.
+fn check_room(dir: &Path, bytes: u64, is_asked: bool) -> Result<(), Error> {
+    let free =
+        free_bytes(dir).map_err(|source| Error::Io { doing: "looking for room in", path: dir.to_owned(), source })?;
+    let wanted = bytes.saturating_mul(if is_asked { 2 } else { 1 }).saturating_add(LEFT_BYTES);
+    if free < wanted {
+        return Err(Error::NoRoom { dir: dir.to_owned(), free, wanted, bytes, is_asked });
     }
     Ok(())
 }

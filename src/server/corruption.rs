@@ -86,8 +86,9 @@ pub async fn check_initially(
     }
     if !differ.is_empty() {
         return Err(format!(
-            "{local} found data inconsistency with peers ({}): restore this member from a snapshot, or remove it from \
-             the cluster and add it again with an empty data directory",
+            "{local} found data inconsistency with peers ({}): ask all members for their hashes (`lockstepctl \
+             endpoint hashkv --cluster`); remove the one that differs from the others from the cluster, and add it \
+             again with an empty data directory",
             differ.join(", ")
         ));
     }

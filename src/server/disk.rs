@@ -4,9 +4,11 @@
 //! nothing, and never follows a path out of its root. A change that finds no space is tried again only where `room`
 //! says so.
 
+use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -144,8 +146,23 @@ impl DiskFile for RealFile {
         })
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let old = self.len()?;
+        if len <= old { Ok(()) } else { retried(&self.path, || reserve(&self.file, old, len - old)) }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn write_back(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            use std::os::fd::AsRawFd;
+            let how = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE;
+            // SAFETY: the descriptor is this file's; the call touches no memory. It is advice: a sync tells of errors.
+            unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, how) };
+        }
     }
 }
 
@@ -195,6 +212,20 @@ impl DirLock {
 
 fn create_dirs(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// What of the file system that holds `path` is free for such as us.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all zeros are a valid value of this plain struct.
+    let mut stats: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends with a NUL and the struct is ours; both outlive the call.
+    if unsafe { libc::statvfs(path.as_ptr(), &mut stats) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Their widths differ between systems.
+    #[allow(clippy::unnecessary_cast)]
+    Ok((stats.f_bavail as u64).saturating_mul(stats.f_frsize as u64))
 }
 
 fn reserve(file: &File, offset: u64, len: u64) -> io::Result<()> {

@@ -164,7 +164,7 @@ impl Host {
             snapshots: snapshots.clone(),
             fatal: fatal.clone(),
             defragmenting_since: StdInstant::now(),
-            defragment_step: Duration::ZERO,
+            defragment_next: StdInstant::now(),
         };
         let apply = ApplyThread {
             applier,
@@ -628,9 +628,10 @@ impl ApplyThread {
     }
 }
 
-/// The least between two steps of a defragmentation, for everybody else who needs the disk and the processor; it is
-/// more where the steps take longer.
+/// Between two steps of a defragmentation everybody else gets the disk and the processor for twice as long as the last
+/// one took, within these bounds: one that the disk held up is not to hold up the next.
 const DEFRAGMENT_PAUSE: Duration = Duration::from_millis(2);
+const DEFRAGMENT_LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 struct BackendThread {
     backend: Backend,
@@ -639,15 +640,15 @@ struct BackendThread {
     snapshots: Arc<Snapshots>,
     fatal: Fatal,
     defragmenting_since: StdInstant,
-    /// What the last step took.
-    defragment_step: Duration,
+    /// When the next step is due, however many commits come in between.
+    defragment_next: StdInstant,
 }
 
 impl BackendThread {
     fn run(mut self, inbox: Receiver<ToBackend>) {
         loop {
             let work = match self.backend.is_defragmenting() {
-                true => inbox.recv_timeout(self.defragment_step.max(DEFRAGMENT_PAUSE)),
+                true => inbox.recv_timeout(self.defragment_next.saturating_duration_since(StdInstant::now())),
                 false => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             let done = match work {
@@ -677,7 +678,8 @@ impl BackendThread {
                 Err(RecvTimeoutError::Timeout) => {
                     let started = StdInstant::now();
                     let stepped = self.backend.defragment_step();
-                    self.defragment_step = started.elapsed();
+                    let pause = (2 * started.elapsed()).clamp(DEFRAGMENT_PAUSE, DEFRAGMENT_LONGEST_PAUSE);
+                    self.defragment_next = StdInstant::now() + pause;
                     match stepped {
                         Ok(None) => Ok(()),
                         Ok(Some(reopened)) => self.defragmented(Ok(reopened)),

@@ -21,6 +21,8 @@ use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
+use crate::calendar::Civil;
+
 /// Target of an event that is zap's `fatal`: the last words before the process exits.
 pub const FATAL: &str = "fatal";
 /// Target of raft's own lines; etcd marks them with `"logger":"raft"`.
@@ -410,20 +412,5 @@ fn push_json_string(out: &mut String, text: &str) {
 fn timestamp(now: SystemTime) -> String {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (secs, millis) = (since.as_secs(), since.subsec_millis());
-    let (year, month, day) = civil(secs / 86_400);
-    let (h, m, s) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{millis:03}Z")
-}
-
-/// The date of a day counted from 1970-01-01, in the Gregorian calendar: years begin in March, eras are 400 years.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
+    format!("{}.{millis:03}Z", Civil::of_unix(secs as i64))
 }

@@ -33,7 +33,8 @@ pub struct PeerHandler {
 }
 
 /// A member whose directory holds nothing but its founding, until a peer has confirmed that the cluster does not know
-/// it as one that ran before.
+/// it as one that ran before; or until this life has made itself known, which takes a majority that heard of nobody
+/// before it: from then on it is this life that the cluster knows.
 ///
 /// One that did, and lost its directory, has promised what it no longer remembers: voting or acknowledging again, it
 /// could make a majority forget what was acknowledged. It cannot tell by itself, and at boot perhaps no peer was there
@@ -72,6 +73,11 @@ impl Acquaintance {
             Ok(Asked { newcomers: 1.., .. }) => drop(self.newcomers.lock().insert(sender)),
             Ok(_) => tokio::time::sleep(ASK_PAUSE).await,
             Err(reason) => {
+                // What this life has said of itself may be known there before it is known here.
+                tokio::time::sleep(ASK_TIMEOUT).await;
+                if self.confirmed.load(Ordering::Acquire) {
+                    return;
+                }
                 tracing::error!(target: FATAL, reason, "the member stops: it must not take part without its data");
                 std::process::exit(1);
             }
@@ -140,6 +146,13 @@ impl PeerHandler {
 
     fn admits(&self, sender: u64) -> bool {
         self.acquaintance.as_ref().is_none_or(|acquaintance| acquaintance.admits(sender, self.node.get()))
+    }
+
+    /// The member has made itself known in this life.
+    pub fn is_known(&self) {
+        if let Some(acquaintance) = &self.acquaintance {
+            acquaintance.confirmed.store(true, Ordering::Release);
+        }
     }
 
     pub fn set_node(&self, node: Arc<Node>) {

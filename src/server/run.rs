@@ -174,6 +174,7 @@ async fn serve(config: Config, shell: Shell) -> Result<Stopped, String> {
             stopped
         }
         None => {
+            member.peers.is_known();
             info!("ready to serve client requests");
             for listener in &client_listeners {
                 let address = listener.address();
@@ -406,6 +407,7 @@ fn watch_setup(config: &Config, booted: &Booted) -> watching::Setup {
 struct Running {
     node: Arc<Node>,
     transport: peer::Transport,
+    peers: Arc<PeerHandler>,
     reconfigure: Arc<Reconfigure>,
     backups: Option<Arc<Backups>>,
     host: Host,
@@ -489,7 +491,7 @@ impl Running {
         let parts = MemberParts::new(booted, first);
         let host = Host::start(parts, inbox, node.clone(), network, snapshots, clock, pace, fatal);
         let backups = config.backups.clone().map(|schedule| Arc::new(Backups::new(node.clone(), schedule)));
-        Running { node, transport, reconfigure, backups, host }
+        Running { node, transport, peers: handler, reconfigure, backups, host }
     }
 
     /// A leader gives its place to the peer that has been connected the longest, so that nobody waits for an election.

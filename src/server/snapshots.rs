@@ -16,7 +16,7 @@ use super::metrics::METRICS;
 use super::node::Node;
 use super::peer::Pieces;
 use crate::interop::ReadAt;
-use crate::interop::store::{Error, Export};
+use crate::interop::store::{Error, Export, For};
 use crate::member::boot::SNAP_DIR;
 use crate::member::raft::SnapshotMeta;
 use crate::member::snapshot;
@@ -170,11 +170,11 @@ impl Write for ToPieces {
     }
 }
 
-/// Plans on a fresh view whenever a compaction overtook the one before.
+/// For clients and backups. Plans on a fresh view whenever a compaction overtook the one before.
 pub fn export(node: &Node) -> Result<Export, Error> {
     let mut view = node.local_view();
     loop {
-        match Export::new(view.clone()) {
+        match Export::new(view.clone(), For::Restore) {
             Err(Error::Store(StoreError::Overtaken)) => {
                 let fresh = node.local_view();
                 if Arc::ptr_eq(&fresh, &view) || fresh.rev() <= view.rev() {

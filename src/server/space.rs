@@ -140,7 +140,7 @@ pub(super) fn alarm_request(action: AlarmAction, member_id: u64, kind: AlarmType
 pub async fn look_after(node: Arc<Node>, heals: bool) {
     let Some(quota_bytes) = node.quota_bytes() else { return };
     let mut stopping = node.watch_stopping();
-    let mut warned = false;
+    let (mut warned, mut compacted) = (false, false);
     loop {
         tokio::select! {
             _ = tokio::time::sleep(LOOK_INTERVAL) => {}
@@ -158,20 +158,22 @@ pub async fn look_after(node: Arc<Node>, heals: bool) {
         }
         warned = is_high;
         if heals && node.status().leader == node.member_id {
-            heal(&node, size_bytes, quota_bytes).await;
+            compacted = heal(&node, size_bytes, quota_bytes, compacted).await;
         }
     }
 }
 
-/// Forgets all history but the newest revision, and disarms once the store is well below the quota.
-async fn heal(node: &Node, size_bytes: u64, quota_bytes: u64) {
+/// Forgets all history but the newest revision, and disarms once the store is well below the quota. An alarm is never
+/// disarmed before that: it may have been raised by a request too large for what was left. Says whether it has been
+/// done for the alarms that are raised.
+async fn heal(node: &Node, size_bytes: u64, quota_bytes: u64, compacted: bool) -> bool {
     let raised = node.raised_alarms();
     let raised: Vec<_> = raised.iter().filter(|a| a.alarm == AlarmType::Nospace as i32).collect();
     if raised.is_empty() {
-        return;
+        return false;
     }
     let view = node.local_view();
-    if size_bytes >= quota_bytes / 100 * HEALED_PERCENT {
+    if !compacted || size_bytes >= quota_bytes / 100 * HEALED_PERCENT {
         if view.compact_rev() < view.rev() {
             let compaction = pb::CompactionRequest { revision: view.rev(), physical: true };
             let request = InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
@@ -180,7 +182,7 @@ async fn heal(node: &Node, size_bytes: u64, quota_bytes: u64) {
                 Err(error) => warn!(revision = view.rev(), error = %error, "failed to compact to get below the quota"),
             }
         }
-        return;
+        return true;
     }
     for alarm in raised {
         let request = alarm_request(AlarmAction::Deactivate, alarm.member_id, AlarmType::Nospace);
@@ -188,6 +190,7 @@ async fn heal(node: &Node, size_bytes: u64, quota_bytes: u64) {
             warn!(error = %error, "failed to disarm the alarm although there is space again");
         }
     }
+    compacted
 }
 
 /// As etcd's logs write sizes: powers of 1,000, one decimal below ten.

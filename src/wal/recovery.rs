@@ -264,7 +264,19 @@ fn settle(builder: &Builder<'_>, segment: &Segment, tail: &Tail) -> Result<Optio
     sometimes!(leftovers.records, "torn tail repaired");
     sometimes!(torn && !leftovers.records, "torn mark wiped");
     if torn {
-        fill(&segment.file, &segment.path, end, leftovers.end, |_, _| Ok(()))?;
+        let mut wiped = leftovers.end;
+        fill(&segment.file, &segment.path, end, wiped, |_, _| Ok(()))?;
+        // That went on to the end of a sector. What lies across it, and has lost its first half, may look like the
+        // beginning of a record only now.
+        loop {
+            let mut cursor = Cursor::new(segment.file.clone(), &segment.path)?;
+            let again = scan_behind(&mut cursor, &segment.path, tail.end)?;
+            if again.end <= wiped {
+                break;
+            }
+            fill(&segment.file, &segment.path, end, again.end, |_, _| Ok(()))?;
+            wiped = again.end;
+        }
     }
     // What no mark vouches for may be in the page cache only, and after an fsync error of a former process it may even
     // count as clean there. Written again, it is dirty again.

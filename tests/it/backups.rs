@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use lockstep::interop::backup::{Backup, expired};
@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::util::client::Client;
 use crate::util::process::{Cluster, Kind, http_get};
+use crate::util::volume::Volume;
 
 const DAY_S: u64 = 86_400;
 
@@ -68,7 +69,7 @@ fn flags_that_make_no_sense_are_refused() {
         (vec!["--backup-dir=b", "--backup-interval=-1h"], "--backup-interval must be at least 1s (set to -1h)"),
         (vec!["--backup-dir=b", "--backup-interval=9999999h"], "parse error"),
         (vec!["--backup-dir=b", "--backup-retention=-1h"], "--backup-retention must not be negative"),
-        (vec!["--backup-dir=default.etcd/member/x"], "lies within the member's own folder"),
+        (vec!["--backup-dir=default.etcd/member/x"], "lies within the data directory"),
     ];
     for (flags, said) in table {
         let output = Command::new(env!("CARGO_BIN_EXE_lockstepd")).args(&flags).output().expect("it runs");
@@ -158,7 +159,10 @@ fn a_wrong_bit_is_found_and_the_file_named() {
     let name = |said: String| said.split(", ").next().expect("a name").to_owned();
     let mut names = vec![name(ok(ctl(&[&endpoint, "backups", "now"])))];
     put(&cluster.client(0), 50);
-    names.push(name(ok(ctl(&[&endpoint, "backups", "now"]))));
+    let first = Backup::parse(&names[0]).expect("a backup's name");
+    let next = Backup { taken_s: first.taken_s + 1, revision: first.revision + 50, ..first };
+    names.push(next.to_string());
+    ok(ctl(&[&endpoint, "snapshot", "save", folder.path().join(&names[1]).to_str().expect("text")]));
     ok(ctl(&["backups", "verify", dir]));
     let path = folder.path().join(&names[1]);
     let whole = fs::read(&path).expect("a backup");
@@ -180,6 +184,78 @@ fn a_wrong_bit_is_found_and_the_file_named() {
     refused(ctl(&["backups", "verify", "/nowhere"]), &["/nowhere"]);
 }
 
+/// Whoever reaches the client port can ask, as often as it likes.
+#[test]
+fn what_is_asked_for_is_taken_one_at_a_time_and_with_pauses() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // The schedule begins a minute later.
+    let flags = [&format!("--backup-dir={}", folder.path().display()), "--backup-interval=1h"];
+    let cluster = Cluster::start_with(Kind::Lockstepd, 1, &flags).expect("it is ours");
+    for at in 0..16 {
+        let put =
+            PutRequest { key: format!("large{at}").into(), value: vec![at; 1 << 20].into(), ..Default::default() };
+        cluster.client(0).put(put).expect("a put");
+    }
+    let endpoint = format!("--endpoints={}", cluster.endpoints());
+    let now = [&*endpoint, "backups", "now"];
+    let askers: Vec<Child> = (0..8).map(|_| ctl_begin(&now)).collect();
+    let answers: Vec<Output> = askers.into_iter().map(|asker| asker.wait_with_output().expect("it ends")).collect();
+    let (taken, others): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status.success());
+    let ended = Instant::now();
+    assert_eq!((taken.len(), ours(folder.path(), Path::new("")).len()), (1, 1));
+    for other in others {
+        let text = String::from_utf8_lossy(&other.stderr);
+        let said = ["another backup is being taken in ", "the last one was asked for 0s ago: ask again in 10s"];
+        assert!(said.iter().any(|said| text.contains(said)), "{text}");
+    }
+    refused(ctl(&now), &["the last one was asked for "]);
+    wait_for(|| ctl(&now).status.success().then_some(()));
+    assert!(ended.elapsed() > Duration::from_secs(8), "{:?}", ended.elapsed());
+    assert_eq!(ours(folder.path(), Path::new("")).len(), 2);
+}
+
+/// As etcd's `snapshot status` says it: a store begins at revision 1, and has nothing of it.
+#[test]
+fn a_backup_of_nothing_is_of_revision_0() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().to_str().expect("text");
+    let flags = [&format!("--backup-dir={dir}"), "--backup-interval=1h"];
+    let cluster = Cluster::start_with(Kind::Lockstepd, 1, &flags).expect("it is ours");
+    let endpoint = format!("--endpoints={}", cluster.endpoints());
+    ok(ctl(&[&endpoint, "backups", "now"]));
+    let path = ours(folder.path(), Path::new("")).remove(0);
+    let path = path.to_str().expect("text");
+    for words in [&["backups", "list", dir][..], &["backups", "verify", dir], &["snapshot", "status", path]] {
+        let said: Value = serde_json::from_str(&ok(ctl(&[&["-w=json"], words].concat()))).expect("JSON");
+        let one = if said.is_array() { &said[0] } else { &said };
+        assert_eq!(one["revision"], 0, "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn what_is_dated_ahead_of_now_is_not_the_last_backup() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = [&format!("--backup-dir={}", folder.path().display()), "--backup-interval=1s"];
+    let cluster = Cluster::start_with(Kind::Lockstepd, 1, &flags).expect("it is ours");
+    let first = wait_for(|| ours(folder.path(), Path::new("")).first().cloned());
+    let real = Backup::parse(&first.file_name().expect("a name").to_string_lossy()).expect("a backup's name");
+    let ahead = Backup { taken_s: real.taken_s + 365 * DAY_S, ..real }.to_string();
+    fs::write(folder.path().join(&ahead), "x").expect("a file");
+    // It puts nothing off, goes not, and is told of.
+    wait_for(|| {
+        let log = cluster.members[0].log();
+        log.lines().any(|line| line.contains("is dated ahead of") && line.contains(&ahead)).then_some(())
+    });
+    let count = ours(folder.path(), Path::new("")).len();
+    wait_for(|| (ours(folder.path(), Path::new("")).len() >= count + 2).then_some(()));
+    let page = metrics(&cluster.members[0].client_url());
+    let last = page.lines().find_map(|line| line.strip_prefix("lockstep_backup_last_success_timestamp_seconds "));
+    let last: f64 = last.and_then(|last| last.parse().ok()).expect("a time");
+    assert!((real.taken_s..real.taken_s + DAY_S).contains(&(last as u64)), "{last}, and the first {}", real.taken_s);
+    assert!(!page.contains("lockstep_backup_last_size_bytes 1\n"), "{page}");
+    assert!(folder.path().join(&ahead).exists());
+}
+
 #[test]
 fn a_folder_that_cannot_be_used_is_told_and_the_member_serves() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -198,6 +274,25 @@ fn a_folder_that_cannot_be_used_is_told_and_the_member_serves() {
     for command in ["now", "list"] {
         refused(ctl(&[&endpoint, "backups", command]), &["it runs without --backup-dir"]);
     }
+}
+
+/// The disk may be the log's, too.
+#[test]
+fn a_scheduled_backup_leaves_room_to_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().join("volume");
+    let Some(volume) = Volume::tmpfs(&dir, 64) else { return };
+    if !volume.prefix().is_empty() {
+        return eprintln!("skipped: this takes root");
+    }
+    volume.fill(15 << 20);
+    let flags = [&format!("--backup-dir={}", dir.display()), "--backup-interval=1s", "--backup-retention=1s"];
+    let cluster = Cluster::start_with(Kind::Lockstepd, 1, &flags).expect("it is ours");
+    let member = &cluster.members[0];
+    wait_for(|| (!metrics(&member.client_url()).contains("lockstep_backup_failures_total 0\n")).then_some(()));
+    assert!(member.log().contains("are needed for a backup of") && !member.log().contains("took a backup"));
+    volume.make_room();
+    wait_for(|| member.log().contains("took a backup").then_some(()));
 }
 
 #[test]
@@ -269,7 +364,12 @@ fn wait_for<T>(mut until: impl FnMut() -> Option<T>) -> T {
 }
 
 fn ctl(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lockstepctl")).args(args).output().expect("it runs")
+    ctl_begin(args).wait_with_output().expect("it ends")
+}
+
+fn ctl_begin(args: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lockstepctl"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs")
 }
 
 fn ok(output: Output) -> String {

@@ -13,6 +13,7 @@ use lockstep_proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, Intern
 use lockstep_proto::raftpb::{Entry, EntryType, HardState};
 use lockstep_sim::calm::Calm;
 use lockstep_sim::check::{self, Checker, Objection, Seen};
+use lockstep_sim::fault::change::{self, Change};
 use lockstep_sim::history::{Operation, Outcome};
 use lockstep_sim::knobs::Knobs;
 use lockstep_sim::lab::put;
@@ -32,6 +33,50 @@ const MEMBERS: u64 = 3;
 
 /// Checker, script, what it finds.
 type Case = (&'static str, &'static str, Finds);
+
+const MEMBERSHIP: &[Case] = &[
+    (
+        "membership",
+        "commit 1 1/1+1 1/2+2 1/3+3; step 1 leader term:2 applied:4 commit:4
+         persist 1 #1 2/1/0 2/4=a 2/5+4; commit 1 2/4=a 2/5+4; step 1 leader term:2 applied:5 commit:5 voters:1,2,3,4
+         persist 1 #2 2/1/0 2/6-4; commit 1 2/6-4; step 1 leader term:2 applied:6 commit:6",
+        Nothing,
+    ),
+    (
+        "membership",
+        "commit 1 1/1+1 1/2+2 1/3+3; step 1 leader term:2 applied:4 commit:4; persist 1 #1 2/1/0 2/4=a 2/5+4 2/6-4",
+        This("changes of the membership overlap", "takes the change 6 while it has not applied the one at 5"),
+    ),
+    (
+        // A conflicting entry takes the change away.
+        "membership",
+        "commit 1 1/1+1 1/2+2 1/3+3; persist 1 #1 1/1/0 1/4=a 1/5+4; step 1 leader term:2 applied:4 commit:5
+         persist 1 #2 2/1/0 2/5=b 2/6+4",
+        Nothing,
+    ),
+    (
+        "membership",
+        "commit 1 1/1+1 1/2+2 1/3+3; step 1 leader term:2 applied:3 commit:3; persist 1 #1 2/1/0 2/4=a 2/5+4",
+        This("change before an entry of the own term", "before its first entry, 4, is committed"),
+    ),
+    (
+        "membership",
+        "commit 1 1/1+1 1/2+2 1/3+3 1/4-3; step 2 follower term:2 applied:4 voters:1,2
+         step 2 follower term:3 vote:3 applied:4 voters:1,2",
+        This("vote for a removed member", "votes for member 3 in term 3, and has applied its removal (entry 4)"),
+    ),
+    (
+        // Who has not applied it may.
+        "membership",
+        "commit 1 1/1+1 1/2+2 1/3+3 1/4-3; step 2 follower term:2 applied:3; step 2 follower term:3 vote:3 applied:4",
+        Nothing,
+    ),
+    (
+        "membership",
+        "commit 1 1/1+1 1/2+2 1/3+3; step 2 follower term:2 applied:3 voters:1,4",
+        This("voters that nobody agreed on", "counts with the voters [1, 4]; the log makes them [1, 2, 3]"),
+    ),
+];
 
 const ELECTIONS: &[Case] = &[
     (
@@ -102,6 +147,12 @@ const LOGS: &[Case] = &[
         "persist 1 #1 3/1/1 2/1=a 3/2=b; persist 2 #1 3/1/1 1/1=x 3/2=b",
         This("logs differ before a common entry", "entry 3/2"),
     ),
+    (
+        // A crash took the term with the entry: nobody has heard of either.
+        "log-matching",
+        "boot 1 1/1 hard:1/0/1; persist 1 #1 2/1/1 2/2=a; end 1; boot 1 1/1 hard:1/0/1; persist 1 #1 2/1/1 2/2=b",
+        Nothing,
+    ),
     ("log-matching", "persist 1 #1 3/1/1 3/1=a 2/2=b", This("terms go back in a log", "2/2")),
     ("log-matching", "persist 1 #1 3/1/1 3/1=a; persist 1 #2 3/1/1 3/3=a", This("gap in the log", "entry 3")),
     (
@@ -168,7 +219,8 @@ const COMMITS: &[Case] = &[
     ),
     (
         "state-machine-safety",
-        "persist 1 #1 2/1/0 2/1=a; persist 2 #1 2/1/0 1/1=x; sync 1 #1; sync 2 #1; commit 1 2/1=a",
+        "persist 1 #1 2/1/0 2/1=a; persist 2 #1 2/1/0 1/1=x; sync 1 #1; sync 2 #1; step 1 follower term:2
+         commit 1 2/1=a",
         This("committed without a durable majority", "only [1] have it"),
     ),
     (
@@ -450,7 +502,7 @@ const PROGRESS: &[Case] = &[
 #[test]
 fn checkers_find_what_they_must_and_nothing_else() {
     let mut stock = Stock::default();
-    let cases = [ELECTIONS, LOGS, COMMITS, STATES, CLIENTS, PROGRESS].into_iter().flatten();
+    let cases = [MEMBERSHIP, ELECTIONS, LOGS, COMMITS, STATES, CLIENTS, PROGRESS].into_iter().flatten();
     let wrong: Vec<String> = cases.filter_map(|case| check(&mut stock, case).err()).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
@@ -540,10 +592,13 @@ impl<'a> Script<'a> {
                     vote: field(&words, "vote:"),
                     leader: field(&words, "lead:"),
                     commit: field(&words, "commit:"),
+                    applied: field(&words, "applied:"),
                     last_index: field(&words, "last:"),
                     ..Status::default()
                 };
-                return self.show(&Seen::Stepped { status: &status });
+                let named = words.iter().find_map(|word| word.strip_prefix("voters:")).unwrap_or("1,2,3");
+                let voters: Vec<u64> = named.split(',').map(|id| id.parse().expect("a member")).collect();
+                return self.show(&Seen::Stepped { status: &status, voters: &voters });
             }
             "persist" => {
                 let behind = |word: &&str| word.strip_prefix("behind:").map(str::to_owned);
@@ -641,6 +696,9 @@ fn request(word: &str) -> (InternalRaftRequest, u64) {
 
 /// `TERM/INDEX`, `TERM/INDEX=VALUE`, `TERM/INDEX=VALUE#REQUEST`
 fn entry(word: &str) -> Entry {
+    if let Some((place, id)) = word.split_once(['+', '-']) {
+        return change(place, number(id), word.contains('-'));
+    }
     let (place, data) = word.split_once('=').map_or((word, None), |(place, data)| (place, Some(data)));
     let (term, index) = place.split_once('/').expect("term/index");
     let data = data.map(|data| {
@@ -650,6 +708,15 @@ fn entry(word: &str) -> Entry {
         request.encode_to_vec().into()
     });
     Entry { r#type: Some(EntryType::EntryNormal as i32), term: Some(number(term)), index: Some(number(index)), data }
+}
+
+/// `2/3+4` adds member 4, `2/3-4` removes it.
+fn change(place: &str, id: u64, removes: bool) -> Entry {
+    let (term, index) = place.split_once('/').expect("term/index");
+    let what = if removes { change::What::Remove } else { change::What::Add };
+    let data = Change { what, member: id }.to_conf_change().encode_to_vec().into();
+    let r#type = Some(EntryType::EntryConfChange as i32);
+    Entry { r#type, term: Some(number(term)), index: Some(number(index)), data: Some(data) }
 }
 
 fn operation(words: &[&str]) -> Operation {

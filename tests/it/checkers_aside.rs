@@ -326,7 +326,7 @@ impl Script {
 
     fn lead(&mut self, member: u64, term: u64, commit: u64) -> Result<(), Objection> {
         let status = Status { id: member, role: Role::Leader, term, commit, ..Status::default() };
-        self.see(&Seen::Stepped { status: &status })
+        self.see(&Seen::Stepped { status: &status, voters: &[1, 2, 3] })
     }
 
     /// `a=1`, `-a`; `a=2:recreated` says that it was created just now, though it was there.

@@ -86,6 +86,7 @@ scripts! {
     election
     fetch
     fetch_overwritten
+    join_after_snapshot
     join_by_snapshot
     leader_disk_slow
     leader_leaves

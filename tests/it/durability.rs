@@ -8,8 +8,6 @@
 mod full_disk;
 #[path = "durability/process.rs"]
 mod process;
-#[path = "durability/volume.rs"]
-mod volume;
 
 use lockstep::member::boot::WAL_DIR;
 use lockstep::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};

@@ -35,24 +35,27 @@ fn draws(kind: &Kind, members: u64, knobs: &Knobs) -> Vec<Box<dyn Fault>> {
         let up = members.iter().copied().filter(|_| random.permille(800)).collect();
         let leaders = members.iter().copied().filter(|_| random.permille(300)).collect();
         let disks = members.iter().map(|id| (*id, MemDisk::new())).collect();
-        (kind.draw)(&mut random, &Sight { knobs, members, up, leaders, disks })
+        let (voters, spares) = (members.clone(), vec![members.len() as u64 + 1]);
+        let (learners, lost) = (members.iter().copied().filter(|_| random.permille(200)).collect(), Vec::new());
+        (kind.draw)(&mut random, &Sight { knobs, members, up, voters, learners, lost, spares, leaders, disks })
     };
     (0..100).filter_map(draw).collect()
 }
 
 #[test]
 fn a_drawn_fault_is_its_line() {
-    let knobs = Knobs::plain(5, 60_000);
     for kind in KINDS {
         let mut lines = BTreeSet::new();
         for members in 1..=7 {
+            let knobs = Knobs { spares: 1, ..Knobs::plain(members, 60_000) };
             for drawn in draws(kind, members, &knobs) {
                 let line = drawn.to_string();
                 let read = parse(&line).unwrap_or_else(|why| panic!("{line}: {why}"));
                 assert_eq!(read.to_string(), line);
                 assert_eq!((drawn.kind(), read.kind()), (kind.name, kind.name), "{line}");
                 assert_eq!((drawn.members(), drawn.lasts_us()), (read.members(), read.lasts_us()), "{line}");
-                assert!(drawn.members().iter().all(|id| (1..=members).contains(id)), "{line} in {members} members");
+                let is_known = |id: &u64| (1..=knobs.machines()).contains(id);
+                assert!(drawn.members().iter().all(is_known), "{line} in {members} members");
                 let lasts_us = drawn.lasts_us().unwrap_or(0);
                 assert!(lasts_us <= knobs.fault_most_ms * 1_000, "{line} lasts too long");
                 lines.insert(line);
@@ -63,7 +66,7 @@ fn a_drawn_fault_is_its_line() {
             // There is nothing on these disks to damage.
             "rot-wal" | "rot-store" | "read-error" => {}
             // Whom it hits is all there is to say.
-            "defragment" => assert_eq!(lines.len(), 7, "{}: {lines:#?}", kind.name),
+            "defragment" | "move-leader" => assert_eq!(lines.len(), 7, "{}: {lines:#?}", kind.name),
             _ => assert!(lines.len() > 20, "{}: {lines:#?}", kind.name),
         }
     }
@@ -92,6 +95,13 @@ fn lines_are_read() {
         "pause 3 for 2s",
         "slow-start 3 by 2s for 10s",
         "defragment 3",
+        "add 6 by 2",
+        "learner 6 by 2",
+        "promote 6 by 1",
+        "remove 3 by 2",
+        "update 3 to 2391 by 2",
+        "replace 3 with 6 by 2",
+        "move-leader 4",
         "clock-offset 3 ahead 500ms for 2s",
         "clock-offset 3 behind 500ms for 2s",
         "clock-drift 3 fast 200 permille for 5s",

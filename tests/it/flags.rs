@@ -96,6 +96,8 @@ const REFUSALS: &[Refusal] = &[
     (Both, "--election-timeout 499", &[], 1, "--election-timeout[499ms] should be at least as 5 times as --heartbeat-interval[100ms]"),
     (Both, "--election-timeout 50001", &[], 1, "--election-timeout[50001ms] is too long, and should be set less than 50000ms"),
     (Both, "--auto-compaction-mode x", &[], 1, "unknown auto-compaction-mode \"x\""),
+    (Both, "$FREE --auto-compaction-mode= --auto-compaction-retention 1h", &[], 1, "unsupported compaction mode "),
+    (Both, "$FREE --auto-compaction-mode= --auto-compaction-retention=-1h", &[], 1, "unsupported compaction mode "),
     // Logging.
     (Both, "--logger capnslog", &[], 1, "--logger=capnslog is removed in v3.5"),
     (Both, "--logger bad", &[], 1, "unknown logger option \"bad\""),
@@ -280,6 +282,7 @@ fn values() {
             && c.log.format == LogFormat::Console
             && c.log.outputs == [LogOutput::File("f".to_string()), LogOutput::Stderr, LogOutput::Stdout]
     });
+    check("--auto-compaction-mode= --auto-compaction-retention 5", &[], &|c| c.auto_compaction.is_none());
     // Inert at their defaults, however they are written, and harmless anyway.
     check("--enable-v2=false --quota-backend-bytes 2147483648 --auto-compaction-retention 0h --cors=*", &[], &|_| true);
     check("--corrupt-check-time=0 --max-wals 7 --snapshot=x --vv --discovery-fallback proxy", &[], &|_| true);

@@ -283,6 +283,19 @@ fn a_cluster_grows_and_shrinks_under_load() {
     assert!(longest < Duration::from_secs(12), "no write for {longest:?}");
 }
 
+/// What a member says first goes to peers that it does not know as members yet, and is not lost when it does.
+#[test]
+fn who_joins_is_heard_the_first_time() {
+    let mut cluster = Cluster::start(Kind::Lockstepd, 1).expect("ours is there");
+    let mut members = vec![0];
+    for _ in 0..3 {
+        let i = add(&mut cluster, 0, &members.clone(), false);
+        members.push(i);
+        let log = cluster.members[i].log();
+        assert!(!log.contains("failed to publish local member"), "{log}");
+    }
+}
+
 #[test]
 fn a_dead_member_is_replaced_under_its_old_urls() {
     let mut cluster = Cluster::start(Kind::Lockstepd, 3).expect("ours is there");
@@ -416,6 +429,24 @@ fn who_is_removed_and_added_again_at_once_has_another_id() {
         client.member_remove(MemberRemoveRequest { id }).expect("it is removed");
         ids.push(id);
     }
+}
+
+/// A lone founder that never stopped is no member that lost its data, whoever first writes to it, and whatever that one
+/// knows of it by then.
+#[test]
+fn a_founder_hears_who_joined_while_another_led() {
+    let mut cluster = Cluster::start(Kind::Lockstepd, 1).expect("ours is there");
+    add(&mut cluster, 0, &[0], false);
+    let second = member_id(&cluster, 1);
+    insist("move", || cluster.client(0).move_leader(MoveLeaderRequest { target_id: second }));
+    assert_eq!(leader(&cluster, 0), second);
+    // It has had nothing to say to the founder yet.
+    add(&mut cluster, 1, &[0, 1], false);
+    cluster.members[1].kill();
+    let client = cluster.client(0);
+    let request = PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
+    insist("put", || client.put(request.clone()));
+    assert!(!cluster.members[0].log().contains("must not take part"), "{}", cluster.members[0].log());
 }
 
 #[test]

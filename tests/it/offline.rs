@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep::proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, HashKvRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
 };
+use lockstep::proto::raftpb::Entry;
+use lockstep::server::disk::RealDisk;
+use lockstep::wal;
 use sha2::{Digest, Sha256};
 
 use crate::snapshot::{State, fill};
@@ -90,6 +94,64 @@ fn a_stopped_member_is_looked_at_and_a_running_one_is_not() {
         let error = run("lockstepctl", &["verify", "--data-dir", missing]).expect_err("no directory");
         assert!(error.contains("is no data directory"), "{error}");
     }
+}
+
+/// The way out depends on what is left.
+#[test]
+fn a_store_that_is_missing() {
+    let mut cluster = Cluster::start(Kind::Lockstepd, 1).expect("ours");
+    fill(&cluster.client(0), 500);
+    let before = State::of(&cluster.client(0));
+    cluster.members[0].terminate();
+    let dir = cluster.members[0].data_dir.clone();
+    let store = dir.join("member/snap/db");
+    fs::remove_file(&store).expect("a store");
+    let later = cluster.dir().join("later");
+    log_from(&later, 5);
+    let nothing = cluster.dir().join("nothing");
+    fs::create_dir_all(nothing.join("member")).expect("a folder");
+    let damaged = cluster.dir().join("damaged");
+    log_from(&damaged, 1);
+    let segment = files(&damaged).into_keys().next().expect("a segment");
+    fs::write(&segment, [7; 4096]).expect("a file");
+    for (dir, expected) in [
+        (
+            &dir,
+            "store member/snap/db is missing, and the log is there from its first entry on: a member that is started",
+        ),
+        (&later, "the write-ahead log begins after entry 4, but the store member/snap/db holds only what entry 0 did"),
+        (
+            &nothing,
+            "there is neither a store member/snap/db nor a log: nothing ever ran here, or --wal-dir was another",
+        ),
+        (&damaged, segment.file_name().and_then(|name| name.to_str()).expect("a plain name")),
+    ] {
+        let files = files(dir);
+        for command in ["verify", "defrag", "hashkv"] {
+            let error = run("lockstepctl", &[command, "--data-dir", dir.to_str().expect("a plain name")]);
+            let error = error.expect_err("there is no store");
+            assert!(error.contains(expected), "{command}: {error}");
+        }
+        assert!(self::files(dir) == files, "what only looks has changed something");
+    }
+    // As it was told.
+    cluster.members[0].restart();
+    assert!(State::of(&cluster.client(0)) == before);
+    assert!(store.exists());
+}
+
+/// The log of a member that was sent a snapshot of what was before `first`.
+fn log_from(dir: &Path, first: u64) {
+    fs::create_dir_all(dir.join("member/wal")).expect("a folder");
+    let disk = Arc::new(RealDisk::new(dir).expect("a disk"));
+    let metadata = wal::Metadata { member_id: 1, cluster_id: 2 };
+    let mut log = wal::Wal::create(disk, "member/wal", metadata, wal::Options::default()).expect("a log");
+    if first > 1 {
+        log.append_snapshot(wal::SnapshotMark { index: first - 1, term: 1 }).expect("a mark");
+    }
+    let entry = Entry { r#type: Some(0), term: Some(1), index: Some(first), data: None };
+    log.append(None, &[entry]).expect("an entry");
+    log.sync().expect("a sync");
 }
 
 #[test]

@@ -300,8 +300,17 @@ fn drawn(seed: u64) -> Scenario {
     let knobs = Knobs::draw(seed, members, until_ms, *r.pick(&[Profile::Swarm, Profile::Calm, Profile::Lite]));
     let mut scenario = Scenario::new(knobs.clone());
     let ids: Vec<u64> = (1..=members).collect();
-    let sight =
-        Sight { knobs: &knobs, members: ids.clone(), up: ids.clone(), leaders: vec![1], disks: BTreeMap::new() };
+    let sight = Sight {
+        knobs: &knobs,
+        members: ids.clone(),
+        up: ids.clone(),
+        voters: ids.clone(),
+        learners: Vec::new(),
+        lost: Vec::new(),
+        spares: (members + 1..=knobs.machines()).collect(),
+        leaders: vec![1],
+        disks: BTreeMap::new(),
+    };
     let mut works: Vec<_> = workload::KINDS.iter().map(|kind| (kind.make)(knobs.clients)).collect();
     let mut values = 0;
     for _ in 0..r.below(60) {
@@ -374,6 +383,7 @@ fn shipped_scenarios_are_read_and_explained() {
         "etcd-20418",
         "figure-8",
         "paused-leader",
+        "replaced-members",
         "rolling-restarts",
         "torn-wal-tail",
     ] {
@@ -620,7 +630,7 @@ fn the_manual_has_every_fault_checker_knob_and_work() {
         .filter_map(|row| Some(row.strip_prefix("| `")?.split('`').next()?.replace("\\|", "|")))
         .collect();
     for line in &lines {
-        if let Err(error) = lockstep_sim::scenario::parse_fault(line, 5) {
+        if let Err(error) = lockstep_sim::scenario::parse_fault(line, 7) {
             panic!("{line}: {error}");
         }
     }

@@ -436,6 +436,25 @@ fn what_was_cut_never_comes_back() {
     assert_eq!(open(&disk).unwrap().1.last_index, 2);
 }
 
+/// Wiping ends a sector. Bytes across its end, whose first half made them too long for a record, begin one without it.
+#[test]
+fn what_is_half_wiped_begins_no_record() {
+    let disk = MemDisk::new();
+    drop(create(&disk, SMALL));
+    let path = format!("{DIR}/0000000000000001.seg");
+    let mut bytes = plain(&disk.contents(&path).unwrap());
+    let prefix = |payload: u32| [&payload.to_le_bytes()[..], &[4, 1, 0, 0]].concat();
+    let end = HEADER_BYTES as usize + 16;
+    bytes[end..end + 8].copy_from_slice(&prefix(16));
+    bytes[504..512].copy_from_slice(&prefix(u32::MAX));
+    let disk = MemDisk::new();
+    disk.plant(&path, &in_sectors(&bytes)).unwrap();
+    let (wal, first) = open(&disk).unwrap();
+    assert!(first.repaired.is_some());
+    drop(wal);
+    assert_eq!(open(&disk).unwrap().1.repaired, None);
+}
+
 #[test]
 fn recycled_segments_never_show_a_former_life() {
     let disk = MemDisk::new();

@@ -1,11 +1,11 @@
 //! Nothing that a client was told is done is ever lost (thesis, section 6.3; etcd #14370, a write acknowledged and gone
 //! after a power cut; the Jepsen and LazyFS tests' question).
 //!
-//! On the way, by index: the newest entry that any client was answered from must be held durably by a majority, in logs
-//! or stores, after every boot; and a member that had synced it must still have it. By log matching that one entry
-//! speaks for all before it. At rest, by key: every acknowledged write that no later revision overwrote is there, with
-//! its revision; a deletion stays one, unless a later write brought the key back; and each row above the compaction is
-//! what was acknowledged at its revision.
+//! On the way, by index: the newest entry that any client was answered from must be held durably by so many voters, in
+//! logs or stores, that those without it are no majority, after every boot; and a member that had synced it must still
+//! have it. By log matching that one entry speaks for all before it. At rest, by key: every acknowledged write that no
+//! later revision overwrote is there, with its revision; a deletion stays one, unless a later write brought the key
+//! back; and each row above the compaction is what was acknowledged at its revision.
 //!
 //! Sees a revision's index as that of the first view that showed it, which is that entry or one of the same step behind
 //! it. Takes a key that is gone for deleted only where somebody asked for that and was not told that it failed.
@@ -17,6 +17,7 @@ use lockstep::mvcc::{Row, View};
 use lockstep_proto::raftpb::Entry;
 
 use super::mirror::Mirror;
+use super::voters::Newest;
 use super::writes;
 use super::{Checker, Objection, PerMember, Seen, is_majority, object, object_naming};
 use crate::history::{Operation, Outcome};
@@ -25,7 +26,7 @@ const LOST: &str = "acknowledged write lost";
 
 #[derive(Debug)]
 pub struct Durability {
-    members: u64,
+    cluster: Newest,
     of: PerMember<Member>,
     /// Terms of committed entries, by index - 1.
     terms: Vec<u64>,
@@ -66,7 +67,7 @@ struct Write {
 impl Durability {
     pub fn new(members: u64) -> Durability {
         Durability {
-            members,
+            cluster: Newest::founded_by(members),
             of: PerMember::default(),
             terms: Vec::new(),
             shown_at: BTreeMap::new(),
@@ -100,7 +101,12 @@ impl Durability {
             return object_naming(LOST, story, &[*number]);
         }
         let holders: Vec<u64> = self.of.iter().filter(|of| of.1.holds(&newest)).map(|(id, _)| id).collect();
-        if is_majority(holders.len() as u64, self.members) {
+        // Who was never started has nothing; who is lost elects nobody.
+        let Newest { voters, lost, .. } = &self.cluster;
+        let voters: Vec<u64> = voters.iter().copied().collect();
+        let others: Vec<u64> =
+            voters.iter().copied().filter(|id| !holders.contains(id) && !lost.contains(id)).collect();
+        if !is_majority(&others, &voters) {
             return Ok(());
         }
         let story =
@@ -203,6 +209,7 @@ impl Checker for Durability {
     }
 
     fn see(&mut self, _now_us: u64, seen: &Seen) -> Result<(), Objection> {
+        self.cluster.see(seen);
         match seen {
             Seen::Booted { member, first, log, view, .. } => return self.booted(*member, *first, log, view),
             Seen::Persist { member, persist } => self.of.of(*member).mirror.persist(persist),

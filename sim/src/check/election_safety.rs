@@ -3,8 +3,8 @@
 //!
 //! Sees who leads from every step, and votes from hard states. A vote counts once it is durable: one that a crash took
 //! was never promised to anyone. So a leader must have a majority of *durable* votes at the moment it first leads;
-//! votes sent before they were synced are found there, before the second leader that they make possible. Members are
-//! taken to be fixed, 1 to n. Does not see the messages that carry votes.
+//! votes sent before they were synced are found there, before the second leader that they make possible. A majority is
+//! one of the voters that it counts with, before its step or after it. Does not see the messages that carry votes.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,9 +13,8 @@ use lockstep_proto::raftpb::HardState;
 
 use super::{Checker, Objection, PerMember, Seen, is_majority, object};
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ElectionSafety {
-    members: u64,
     /// Term -> who leads it.
     leaders: BTreeMap<u64, u64>,
     /// (term, member) -> whom it voted for, durably.
@@ -30,6 +29,8 @@ struct Member {
     told: VecDeque<(u64, Promise)>,
     /// As of the last step of this life.
     stepped: Promise,
+    /// Whom it counted with then.
+    voters: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,16 +41,12 @@ struct Promise {
 }
 
 impl ElectionSafety {
-    pub fn new(members: u64) -> ElectionSafety {
-        ElectionSafety { members, leaders: BTreeMap::new(), votes: BTreeMap::new(), of: PerMember::default() }
-    }
-
     fn booted(&mut self, member: u64, found: Promise) -> Result<(), Objection> {
         let this = self.of.of(member);
         let durable = this.durable;
         let same = |promise: &Promise| (promise.term, promise.vote) == (found.term, found.vote);
         let known = durable == Promise::default() || same(&durable) || this.told.iter().any(|(_, told)| same(told));
-        *this = Member { durable: found, told: VecDeque::new(), stepped: Promise::default() };
+        *this = Member { durable: found, told: VecDeque::new(), ..Member::default() };
         if !known {
             let story = format!("member {member} boots with {found}, but {durable} was synced");
             let behind = (found.term, found.vote) < (durable.term, durable.vote);
@@ -95,8 +92,9 @@ impl ElectionSafety {
         }
     }
 
-    fn stepped(&mut self, status: &Status) -> Result<(), Objection> {
+    fn stepped(&mut self, status: &Status, voters: &[u64]) -> Result<(), Objection> {
         let this = self.of.of(status.id);
+        let former = std::mem::replace(&mut this.voters, voters.to_vec());
         let now = Promise { term: status.term, vote: status.vote, commit: status.commit };
         let before = std::mem::replace(&mut this.stepped, now);
         if now != before {
@@ -120,24 +118,27 @@ impl ElectionSafety {
             ),
             None => {
                 self.leaders.insert(status.term, status.id);
-                self.elected(status)
+                self.elected(status, &former, voters)
             }
         }
     }
 
     /// The voters of a leader that has just come up.
-    fn elected(&self, status: &Status) -> Result<(), Objection> {
-        let voter = |member: &u64| self.votes.get(&(status.term, *member)) == Some(&status.id);
-        let voters: Vec<u64> = (1..=self.members).filter(voter).collect();
-        // A sole member's own vote is durable with its first entry.
-        if self.members == 1 || is_majority(voters.len() as u64, self.members) {
+    fn elected(&self, status: &Status, former: &[u64], voters: &[u64]) -> Result<(), Objection> {
+        let has_voted = |member: u64| self.votes.get(&(status.term, member)) == Some(&status.id);
+        let voted: Vec<u64> = self.of.iter().map(|(id, _)| id).filter(|id| has_voted(*id)).collect();
+        // A sole voter's own vote is durable with its first entry.
+        let is_sole = |voters: &[u64]| *voters == [status.id];
+        if [former, voters].into_iter().any(|voters| is_sole(voters) || is_majority(&voted, voters)) {
             return Ok(());
         }
         object(
             "elected without durable votes",
             format!(
-                "member {} leads term {}, but of {} members only {voters:?} have a durable vote for it",
-                status.id, status.term, self.members
+                "member {} leads term {}, but of {} voters only {voted:?} have a durable vote for it",
+                status.id,
+                status.term,
+                voters.len()
             ),
         )
     }
@@ -153,7 +154,7 @@ impl Checker for ElectionSafety {
             Seen::Booted { member, hard_state, .. } => self.booted(*member, hard_state.into()),
             Seen::Persist { member, persist } => self.told(*member, persist.number, (&persist.hard_state).into()),
             Seen::Synced { member, number } => self.synced(*member, *number),
-            Seen::Stepped { status } => self.stepped(status),
+            Seen::Stepped { status, voters } => self.stepped(status, voters),
             _ => Ok(()),
         }
     }

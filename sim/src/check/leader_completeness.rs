@@ -103,7 +103,7 @@ impl Checker for LeaderCompleteness {
                 }
                 Ok(())
             }
-            Seen::Stepped { status } => self.stepped(status),
+            Seen::Stepped { status, .. } => self.stepped(status),
             _ => Ok(()),
         }
     }

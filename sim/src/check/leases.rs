@@ -390,7 +390,7 @@ impl Checker for Leases {
             Seen::Renewed { number, lease, ttl_s } => return self.promised(*lease, false, *number, *ttl_s),
             Seen::Persist { member, persist } => self.persisted(*member, &persist.entries),
             Seen::Committed { entries, .. } => return self.committed(entries),
-            Seen::Stepped { status } => return self.stepped(now_us, status),
+            Seen::Stepped { status, .. } => return self.stepped(now_us, status),
             Seen::Core { members, .. } => self.core = Some((members.iter().copied().collect(), self.clocks.clone())),
             Seen::Healed => {
                 let members = self.clocks.keys().copied().collect();

@@ -53,7 +53,11 @@ impl LogMatching {
         self.compare(member, before, &persist.entries)
     }
 
-    fn booted(&mut self, member: u64, first: u64, log: &[Entry]) -> Result<(), Objection> {
+    fn booted(&mut self, member: u64, first: u64, log: &[Entry], term: u64) -> Result<(), Objection> {
+        // A crash has taken the term in which these were written, before anybody could hear of them.
+        for versions in &mut self.entries {
+            versions.retain(|version| version.member != member || version.term <= term);
+        }
         match self.mirrors.of(member).booted(first, log) {
             Ok(()) => {}
             Err(Misfit::Lost { index, term }) => {
@@ -126,7 +130,7 @@ impl Checker for LogMatching {
 
     fn see(&mut self, _now_us: u64, seen: &Seen) -> Result<(), Objection> {
         match seen {
-            Seen::Booted { member, first, log, .. } => self.booted(*member, *first, log),
+            Seen::Booted { member, first, log, hard_state, .. } => self.booted(*member, *first, log, hard_state.term()),
             Seen::Persist { member, persist } => self.persist(*member, persist),
             Seen::Synced { member, number } => {
                 self.mirrors.of(*member).synced(*number);

@@ -22,15 +22,17 @@
 //! locks and elections                        locks.rs                Jepsen etcd 3.4.3
 //! all know of the same alarms                alarm_agreement.rs      our own; etcd's alarms are replicated
 //! nothing is written without space           space.rs                etcd's NOSPACE alarm
+//! the membership                             membership.rs           Ongaro 2015, etcd #21694
 //! progress                                   progress.rs             Cloudflare 2020
 //! ```
 //!
 //! What they share: [`mirror`] (what a log must hold), [`alarms`] (what apply refuses), [`writes`] (what an operation
-//! changes), [`digest`].
+//! changes), [`digest`], [`voters`].
 
 use std::fmt;
 use std::sync::Arc;
 
+use lockstep::member::membership::Membership;
 use lockstep::member::raft::{Persist, Status};
 use lockstep::mvcc::View;
 use lockstep::ports::clock::Instant;
@@ -56,12 +58,14 @@ pub mod leases;
 pub mod linearizability;
 pub mod locks;
 pub mod log_matching;
+pub mod membership;
 pub mod mirror;
 pub mod progress;
 pub mod revisions;
 pub mod space;
 pub mod stale_reads;
 pub mod state_machine_safety;
+pub mod voters;
 pub mod watches;
 pub mod writes;
 
@@ -72,8 +76,8 @@ pub enum Seen<'a> {
     Booted { member: u64, first: u64, log: &'a [Entry], hard_state: HardState, view: &'a View },
     /// The process is gone, by a crash of the machine, a kill or its own decision.
     Ended { member: u64 },
-    /// A member's consensus took a step.
-    Stepped { status: &'a Status },
+    /// A member's consensus took a step, after which it counts with these voters.
+    Stepped { status: &'a Status, voters: &'a [u64] },
     /// Handed to the log; durable at the earliest with [`Seen::Synced`].
     Persist { member: u64, persist: &'a Persist },
     /// The log is durable up to the persist of this number.
@@ -82,6 +86,10 @@ pub enum Seen<'a> {
     Committed { member: u64, entries: &'a [Entry] },
     /// The view that readers of this member get from now on.
     Published { member: u64, view: &'a Arc<View> },
+    /// A member says who the members are as of this index, because that may have changed or a life or store begins.
+    Members { member: u64, index: u64, membership: &'a Membership },
+    /// A machine is lost for good, and what was on its disk.
+    Lost { member: u64 },
     /// A member says which alarms are raised as of this index, because they may have changed or a life or store begins.
     Alarms { member: u64, index: u64, raised: &'a [AlarmMember] },
     /// A revision is shown for the first time, by whichever member; these are its rows, in order. A deletion has the
@@ -199,14 +207,15 @@ impl Objection {
 pub fn all(knobs: &Knobs) -> Vec<Box<dyn Checker>> {
     let members = knobs.members;
     vec![
-        Box::new(election_safety::ElectionSafety::new(members)),
+        Box::new(election_safety::ElectionSafety::default()),
         Box::new(durability::Durability::new(members)),
         Box::new(log_matching::LogMatching::new()),
         Box::new(leader_completeness::LeaderCompleteness::new()),
-        Box::new(state_machine_safety::StateMachineSafety::new(members)),
+        Box::new(state_machine_safety::StateMachineSafety::default()),
+        Box::new(membership::MembershipModel::default()),
         Box::new(at_most_once::AtMostOnce::new()),
         Box::new(revisions::Revisions::new()),
-        Box::new(applied_hash::AppliedHash::new(members)),
+        Box::new(applied_hash::AppliedHash::new(knobs.machines())),
         Box::new(hash_kv::HashKvAtRest::new()),
         Box::new(alarm_agreement::AlarmAgreement::default()),
         Box::new(space::Space::new()),
@@ -230,8 +239,9 @@ fn object_naming(place: &'static str, story: String, operations: &[u64]) -> Resu
     object(place, format!("{story}; operations: {}", numbers.join(" ")))
 }
 
-fn is_majority(some: u64, of: u64) -> bool {
-    2 * some > of
+/// Whether these are more than half of the voters.
+fn is_majority(some: &[u64], voters: &[u64]) -> bool {
+    2 * voters.iter().filter(|id| some.contains(id)).count() > voters.len()
 }
 
 /// Something for each member, by its id.

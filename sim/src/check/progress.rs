@@ -13,6 +13,7 @@ use std::fmt::Write;
 
 use lockstep::member::raft::{Role, Status};
 
+use super::voters::Newest;
 use super::{Checker, Objection, PerMember, Seen, object};
 use crate::history::{Operation, Outcome};
 use crate::notation;
@@ -22,7 +23,7 @@ const READS_GIVEN_UP: u64 = 3;
 
 #[derive(Debug)]
 pub struct Progress {
-    members: u64,
+    cluster: Newest,
     bound_us: u64,
     core: Option<Core>,
     of: PerMember<Member>,
@@ -78,7 +79,7 @@ struct Open {
 impl Progress {
     pub fn new(members: u64, bound_ms: u64) -> Progress {
         Progress {
-            members,
+            cluster: Newest::founded_by(members),
             bound_us: bound_ms * 1_000,
             core: None,
             of: PerMember::default(),
@@ -101,7 +102,7 @@ impl Progress {
                 let this = self.of.of(*member);
                 (this.is_up, this.since_us) = (false, now_us);
             }
-            Seen::Stepped { status } => self.of.of(status.id).status = **status,
+            Seen::Stepped { status, .. } => self.of.of(status.id).status = **status,
             Seen::Persist { member, persist } => {
                 let this = self.of.of(*member);
                 let restarted = persist.snapshot.map_or(this.told_last, |mark| mark.index);
@@ -241,13 +242,13 @@ impl Progress {
                 format!("{id} (in term {term}, log synced up to {})", member.durable_last)
             })
             .collect();
-        let needs = self.members / 2 + 1;
+        let voters = self.cluster.voters.len();
+        let needs = voters / 2 + 1;
         line(
             story,
             format_args!(
-                "leader {id} of term {term}: commit {commit} behind last {last}: needs {needs} of {} members, waits \
-                 for acks of {}",
-                self.members,
+                "leader {id} of term {term}: commit {commit} behind last {last}: needs {needs} of {voters} members, \
+                 waits for acks of {}",
                 if lacking.is_empty() { "members that have the entries".to_owned() } else { lacking.join(", ") }
             ),
         );
@@ -296,7 +297,7 @@ impl Progress {
         if is_same && status.commit == applied {
             return Ok(());
         }
-        let ids: Vec<u64> = (1..=self.members).collect();
+        let ids: Vec<u64> = self.cluster.present().collect();
         let mut story = format!(
             "everything was healed, and still member {} ends with commit {} and view {applied}, member {} with commit \
              {} and view {first_applied}",
@@ -308,7 +309,7 @@ impl Progress {
 
     fn over(&self) -> Result<(), Objection> {
         let shown: BTreeSet<u64> = self.at_rest.iter().map(|(status, _)| status.id).collect();
-        match (1..=self.members).find(|id| !shown.contains(id)) {
+        match self.cluster.present().find(|id| !shown.contains(id)) {
             Some(id) if !shown.is_empty() => {
                 object("member missing at the end", format!("everything was healed, and member {id} does not run"))
             }
@@ -327,6 +328,7 @@ impl Checker for Progress {
             self.judge(now_us)?;
         }
         self.watch(now_us, seen);
+        self.cluster.see(seen);
         match seen {
             Seen::Asked { number, client, member, operation } => {
                 self.asked(now_us, *number, *client, *member, operation);

@@ -4,7 +4,8 @@
 //!
 //! Sees every entry that is handed to an apply machine, and the commit index of leaders with each step, which is where
 //! a commit is made. "Durably" is what was synced before that moment, so an acknowledgement that left before its fsync
-//! is found at once, without a crash (etcd #14370). Members are taken to be fixed, 1 to n.
+//! is found at once, without a crash (etcd #14370). A majority is one of the voters that the member counts with, before
+//! its step or after it; whether it counts with the right ones is [`super::membership`]'s to say.
 
 use lockstep::member::raft::{Persist, Role, Status};
 use lockstep::wal::SnapshotMark;
@@ -14,9 +15,8 @@ use super::log_matching::digest;
 use super::mirror::Mirror;
 use super::{Checker, Objection, PerMember, Seen, is_majority, object};
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct StateMachineSafety {
-    members: u64,
     /// By index - 1.
     committed: Vec<Committed>,
     /// A majority was found to have everything up to here.
@@ -37,13 +37,11 @@ struct Member {
     mirror: Mirror,
     /// Everything up to here went to the apply machine, or was in the store at boot.
     handed_out: u64,
+    /// Whom it counted with before its last step, and counts with now.
+    voters: [Vec<u64>; 2],
 }
 
 impl StateMachineSafety {
-    pub fn new(members: u64) -> StateMachineSafety {
-        StateMachineSafety { members, committed: Vec::new(), settled: 0, of: PerMember::default() }
-    }
-
     fn booted(&mut self, member: u64, first: u64, log: &[Entry], applied: u64) -> Result<(), Objection> {
         let this = self.of.of(member);
         // What is wrong with the log is for log matching to say.
@@ -52,7 +50,10 @@ impl StateMachineSafety {
         self.applied(member, applied)
     }
 
-    fn stepped(&mut self, status: &Status) -> Result<(), Objection> {
+    fn stepped(&mut self, status: &Status, voters: &[u64]) -> Result<(), Objection> {
+        let this = self.of.of(status.id);
+        this.voters.swap(0, 1);
+        voters.clone_into(&mut this.voters[1]);
         if status.role != Role::Leader || status.commit <= self.settled {
             return Ok(());
         }
@@ -97,11 +98,16 @@ impl StateMachineSafety {
         let durable =
             |of: &&(u64, &Member)| of.1.mirror.durable().last() > 0 && of.1.mirror.durable().holds(index, term);
         let having: Vec<u64> = self.of.iter().filter(|of| durable(&of)).map(|(id, _)| id).collect();
-        if !is_majority(having.len() as u64, self.members) {
+        let voters = &self.of.of(member).voters;
+        // A founder that has not applied the founding yet.
+        if voters.iter().all(Vec::is_empty) {
+            return Ok(());
+        }
+        if !voters.iter().any(|voters| is_majority(&having, voters)) {
             let story = format!(
-                "member {member} takes entry {term}/{index} for committed, but of {} members only {having:?} have it \
+                "member {member} takes entry {term}/{index} for committed, but of {} voters only {having:?} have it \
                  synced",
-                self.members
+                voters[1].len()
             );
             return object("committed without a durable majority", story);
         }
@@ -153,7 +159,7 @@ impl Checker for StateMachineSafety {
     fn see(&mut self, _now_us: u64, seen: &Seen) -> Result<(), Objection> {
         match seen {
             Seen::Booted { member, first, log, view, .. } => self.booted(*member, *first, log, view.applied_index()),
-            Seen::Stepped { status } => self.stepped(status),
+            Seen::Stepped { status, voters } => self.stepped(status, voters),
             Seen::Persist { member, persist } => self.persist(*member, persist),
             Seen::Synced { member, number } => {
                 self.of.of(*member).mirror.synced(*number);

@@ -218,6 +218,14 @@ impl DiskFile for MemFile {
         Ok(())
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state()?;
+        state.check_room(self.inode, len)?;
+        state.mutate()?;
+        state.counters.allocates += 1;
+        Ok(())
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state()?;
         state.mutate()?;

@@ -26,7 +26,7 @@ struct CrashAll {
 }
 
 fn draw(random: &mut Random, sight: &Sight) -> Option<Box<dyn Fault>> {
-    let losses = sight.members.iter().map(|_| *random.pick(&Loss::ALL)).collect();
+    let losses = (0..sight.knobs.machines()).map(|_| *random.pick(&Loss::ALL)).collect();
     Some(Box::new(CrashAll { losses, down_us: down_us(random, sight) }))
 }
 

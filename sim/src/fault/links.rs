@@ -181,7 +181,7 @@ pub fn permille(words: &mut Words) -> Result<u64, String> {
 
 /// A member of this world, or why there is nobody to hit.
 pub fn present(world: &World, member: u64) -> Result<(), String> {
-    if world.ids().contains(&member) { Ok(()) } else { Err(format!("there is no member {member}")) }
+    if world.takes_part(member) { Ok(()) } else { Err(format!("there is no member {member}")) }
 }
 
 fn leader_or(random: &mut Random, sight: &Sight, others: &[u64]) -> Option<u64> {

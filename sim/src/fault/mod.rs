@@ -8,12 +8,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use change::Change;
+
 use crate::disk::MemDisk;
 use crate::knobs::Knobs;
 use crate::random::Random;
 use crate::world::World;
 
 pub mod budget;
+pub mod change;
 pub mod clock_drift;
 pub mod clock_jump;
 pub mod clock_offset;
@@ -53,6 +56,16 @@ pub trait Fault: fmt::Display + fmt::Debug {
         None
     }
 
+    /// What is asked of the cluster's membership.
+    fn changes(&self) -> Vec<Change> {
+        Vec::new()
+    }
+
+    /// The machine that is gone for good.
+    fn loses(&self) -> Option<u64> {
+        None
+    }
+
     /// It begins. Draws nothing; `Err` says why it had no effect (nobody to hit), which is traced and not counted.
     fn strike(&self, world: &mut World) -> Result<(), String>;
 
@@ -63,8 +76,15 @@ pub trait Fault: fmt::Display + fmt::Debug {
 /// What a fault's drawing may look at.
 pub struct Sight<'a> {
     pub knobs: &'a Knobs,
+    /// Those that run, or will again.
     pub members: Vec<u64>,
     pub up: Vec<u64>,
+    pub voters: Vec<u64>,
+    pub learners: Vec<u64>,
+    /// Voters whose machine is lost for good.
+    pub lost: Vec<u64>,
+    /// Machines that no member has run on yet.
+    pub spares: Vec<u64>,
     /// Members that someone believes to lead.
     pub leaders: Vec<u64>,
     /// The members' disks, to see what is there.
@@ -121,6 +141,14 @@ pub const KINDS: &[Kind] = &[
     read_error::KIND,
     rot::WAL,
     rot::STORE,
+    // The operator changes the membership.
+    change::ADD,
+    change::LEARNER,
+    change::PROMOTE,
+    change::REMOVE,
+    change::UPDATE,
+    change::REPLACE,
+    change::MOVE_LEADER,
     // The liveness phase.
     out::KIND,
 ];

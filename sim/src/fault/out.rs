@@ -8,11 +8,15 @@
 
 use std::fmt;
 
+use super::links::present;
 use super::{Fault, Kind, Sight, Words};
 use crate::random::Random;
 use crate::world::World;
 
 pub const KIND: Kind = Kind { name: "out", draw: |_, _| None, parse: |words| Ok(Box::new(Out::parse(words)?)) };
+
+/// Of four there may be three, once a removal comes through.
+const LEAST_FOR_BUT: usize = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Out {
@@ -45,6 +49,8 @@ impl Out {
             1 => How::Cut,
             2 => How::Deaf,
             3 => How::Mute,
+            // Two members of few may be a majority, and get on without the others.
+            _ if sight.voters.len() < LEAST_FOR_BUT => How::Cut,
             _ => How::But(*random.pick(&members)),
         };
         let hows: Vec<How> = outs.iter().map(|(_, kind)| *kind).map(how).collect();
@@ -95,9 +101,7 @@ impl Fault for Out {
     }
 
     fn strike(&self, world: &mut World) -> Result<(), String> {
-        if !world.ids().contains(&self.member) {
-            return Err(format!("there is no member {}", self.member));
-        }
+        present(world, self.member)?;
         for (from, to) in self.links(&world.ids()) {
             world.network().cut(from, to);
         }

@@ -35,8 +35,10 @@ impl Hunt<'_> {
 }
 
 fn restrict(scenario: &mut Scenario, stay: &[u64], keep_operations: bool) {
-    let places: Places = stay.iter().copied().zip(1..).collect();
-    let size = places.len() as u64;
+    let (size, spares) = (stay.len() as u64, scenario.knobs.spares);
+    let first_spare = scenario.knobs.members + 1;
+    let spare_ids = first_spare..first_spare + spares;
+    let places: Places = stay.iter().copied().chain(spare_ids).zip(1..).collect();
     scenario.knobs.members = size;
     let move_event = |event: Event| {
         let what = match event.what {
@@ -47,7 +49,7 @@ fn restrict(scenario: &mut Scenario, stay: &[u64], keep_operations: bool) {
             }
             What::Fault(fault) => {
                 let line = rename(&fault.to_string(), &places)?;
-                let moved = parse_fault(&line, size).ok()?;
+                let moved = parse_fault(&line, size + spares).ok()?;
                 let mut hit = moved.members();
                 let mut wanted: Vec<u64> = fault.members().iter().filter_map(|m| places.get(m).copied()).collect();
                 hit.sort_unstable();
@@ -86,7 +88,7 @@ fn rename(line: &str, places: &Places) -> Option<String> {
             let groups: Option<Vec<String>> = word.split('|').map(|group| those_that_stay(group, places)).collect();
             groups?.join("|")
         };
-        is_count = word == "after";
+        is_count = matches!(word, "after" | "to");
         words.push(new);
     }
     Some(words.join(" "))

@@ -93,7 +93,8 @@ impl World {
         if self.clients_rest() {
             return Ok(());
         }
-        let among: Vec<u64> = self.ids().into_iter().filter(|id| !self.weather.is_out(*id)).collect();
+        let among: Vec<u64> = self.voters().into_iter().filter(|id| !self.weather.is_out(*id)).collect();
+        let among = if among.is_empty() { self.ids() } else { among };
         let Some(random) = &mut self.clients.random else { return Ok(()) };
         let member = *random.pick(&among);
         let (operation, work, retries) = match self.clients.again.remove(&client) {

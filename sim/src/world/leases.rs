@@ -307,12 +307,12 @@ impl World {
 
     /// Plans the next keep-alive; after one that failed, at another member.
     fn next_turn(&mut self, lease: i64, sent_us: u64, failed: Option<u64>) {
-        let members = self.knobs.members;
+        let other = failed.map(|member| self.next_voter(member));
         let Some(kept) = self.errands.kept.get_mut(&lease) else { return };
         kept.turn += 1;
-        let due_us = match failed {
-            Some(member) => {
-                kept.member = member % members + 1;
+        let due_us = match other {
+            Some(other) => {
+                kept.member = other;
                 self.now_us + TURN_US
             }
             None => (sent_us + kept.every_us).max(self.now_us + 1),

@@ -15,6 +15,7 @@ use lockstep::ports::clock::Instant;
 use lockstep_proto::etcdserverpb::AlarmMember;
 use lockstep_proto::raftpb::{Message, MessageType};
 
+use super::cluster::Place;
 use super::{Class, Failure, Happening, What, World, loss_name};
 use crate::check::Seen;
 use crate::choices::{ElectionDice, Point, Stage};
@@ -57,6 +58,9 @@ pub struct Machine {
     pub(super) alarms_seen: Vec<AlarmMember>,
     /// The operator has compacted because of them, and disarms them next.
     pub(super) made_room: bool,
+    pub(super) place: Place,
+    /// The store holds everything up to here, whatever comes.
+    pub(super) stored: u64,
     /// Faults at work for which it may stop, or refuse to start.
     pub damaged: u64,
     pub(super) ended_by: String,
@@ -87,7 +91,7 @@ pub struct PowerCut {
 impl Machine {
     pub(super) fn new(id: u64, knobs: &Knobs, dice: &ElectionDice) -> Machine {
         let setup = Setup {
-            joins: false,
+            joins: id > knobs.members,
             members: knobs.members,
             raft: RaftConfig {
                 election_ticks: 10,
@@ -125,10 +129,12 @@ impl Machine {
             crash_after_defragment: None,
             alarms_seen: Vec::new(),
             made_room: false,
+            place: if id > knobs.members { Place::Spare } else { Place::Member },
+            stored: 0,
             damaged: 0,
             ended_by: "never started".into(),
             life: 0,
-            starting: true,
+            starting: id <= knobs.members,
             deferred: Vec::new(),
             fuse: None,
             due: Default::default(),
@@ -211,7 +217,8 @@ impl World {
     pub(super) fn operator_looks(&mut self) {
         for id in self.ids() {
             let machine = &self.machines[&id];
-            if !machine.member.is_up() && machine.damaged == 0 && !self.must_stay_down(id) {
+            let is_wanted = machine.place == Place::Member && !self.must_stay_down(id);
+            if !machine.member.is_up() && machine.damaged == 0 && is_wanted {
                 self.start_after(id, OPERATOR_US);
             }
         }
@@ -227,7 +234,7 @@ impl World {
     /// Whoever is to start, starts soon, however long that was to take.
     pub(super) fn start_soon(&mut self, id: u64) {
         self.machine(id).starting = false;
-        if !self.is_up(id) {
+        if !self.is_up(id) && self.takes_part(id) {
             self.start_after(id, OPERATOR_US);
         }
     }
@@ -311,6 +318,11 @@ impl World {
                 self.after(self.knobs.store_commit_ms * 1_000, id, life, What::StoreCommitDue);
                 Vec::new()
             }
+            What::Leave => {
+                self.say(&format!("{id:x} was removed, and stops"));
+                self.retire(id, Place::Gone, "removed");
+                return Ok(());
+            }
             What::Fuse => {
                 if let Some((loss, down_us)) = machine.fuse.take() {
                     self.crash(id, loss, down_us);
@@ -349,11 +361,12 @@ impl World {
             Stage::Consensus => {
                 let led = machine.member.status().is_some_and(|status| status.role == Role::Leader);
                 let events = machine.member.step(now);
+                let voters = machine.member.voters();
                 if let Some(status) = machine.member.status() {
                     if led || status.role == Role::Leader {
                         self.show(&Seen::Clocks(&[(id, now)]))?;
                     }
-                    self.show(&Seen::Stepped { status: &status })?;
+                    self.show(&Seen::Stepped { status: &status, voters: &voters })?;
                     self.draw_role(status);
                 }
                 events
@@ -418,7 +431,7 @@ impl World {
 
     fn start(&mut self, id: u64) -> Result<(), Failure> {
         let now_us = self.now_us;
-        if self.must_stay_down(id) {
+        if self.must_stay_down(id) || !self.takes_part(id) {
             self.machine(id).starting = false;
             return Ok(());
         }
@@ -445,6 +458,7 @@ impl World {
                 })?;
                 let (view, hard_state) = (member.view().expect("it runs"), member.log_hard_state().unwrap_or_default());
                 let first = member.log_first();
+                self.machine(id).stored = view.applied_index();
                 self.show(&Seen::Booted { member: id, first, log: &log, hard_state, view: &view })?;
                 self.happened(id, events)?;
                 let point = Point::FirstTick { member: id, life };
@@ -459,6 +473,11 @@ impl World {
                 self.trace.line(now_us, format_args!("{id:x} dies starting"));
                 let (loss, down_us) = machine.fuse.take().unwrap_or((Loss::Everything, OPERATOR_US));
                 self.crash(id, loss, down_us);
+                Ok(())
+            }
+            Err(reason) if !self.cluster.belongs(id) => {
+                self.say(&format!("{id:x} does not start: {reason}"));
+                self.retire(id, Place::Gone, "removed");
                 Ok(())
             }
             Err(reason) => self.ends_itself(id, format!("does not start: {reason}"), "a member does not start"),
@@ -499,6 +518,7 @@ impl World {
                     self.trace.line(now_us, format_args!("{id:x} Synced #{number}"));
                 }
                 Event::Committed(entries) => {
+                    self.cluster.committed(&entries);
                     self.show(&Seen::Committed { member: id, entries: &entries })?;
                     self.trace.line(now_us, format_args!("{id:x} Commit [{}]", notation::entries(&entries)));
                 }
@@ -528,9 +548,12 @@ impl World {
                     self.after(wait_us, sender, life, What::SnapshotSent { to: id, ok });
                 }
                 Event::Installed(index) => {
+                    self.machine(id).stored = index;
                     self.trace.line(now_us, format_args!("{id:x} Installed:{index}"));
                 }
+                Event::Members { index, membership } => self.members_shown(id, index, &membership)?,
                 Event::Applied { index, .. } => {
+                    self.cluster.applied(index);
                     self.trace.line(now_us, format_args!("{id:x} Applied:{index}"));
                 }
                 Event::Alarms { index, raised } => {
@@ -541,6 +564,7 @@ impl World {
                     self.trace.line(now_us, format_args!("{id:x} Batch up to {consistent_index}"));
                 }
                 Event::StoreDurable(index) => {
+                    self.machine(id).stored = index;
                     self.trace.line(now_us, format_args!("{id:x} StoreDurable:{index}"));
                 }
                 Event::Died(reason) => {
@@ -579,7 +603,7 @@ impl World {
     }
 
     /// Gives every stage that has work an event, if it has none yet.
-    pub(super) fn wake(&mut self, id: u64) {
+    pub(crate) fn wake(&mut self, id: u64) {
         let machine = self.machines.get_mut(&id).expect("a member of this world");
         if !machine.member.is_up() {
             return;

@@ -16,6 +16,7 @@
 //! [`Scenario`]; what is played from a scenario draws nothing. Everything that happens is shown to all checkers.
 
 mod clients;
+mod cluster;
 mod leases;
 mod machines;
 mod room;
@@ -37,7 +38,6 @@ use crate::check::{self, Checker, Seen};
 use crate::choices::{Choices, ElectionDice, Point, Stage};
 use crate::disk::Loss;
 use crate::fault::Fault;
-use crate::fault::budget::Budget;
 use crate::history::Operation;
 use crate::knobs::Knobs;
 use crate::meter::{self, Part};
@@ -47,6 +47,7 @@ use crate::scenario::{self, Expect, Scenario};
 use crate::timeline::{self, Timeline};
 use crate::trace::Trace;
 use clients::Clients;
+use cluster::Cluster;
 use leases::Errands;
 pub use machines::{Machine, PowerCut};
 use watches::Watches;
@@ -94,6 +95,7 @@ pub struct World {
     choices: Choices,
     dice: ElectionDice,
     machines: BTreeMap<u64, Machine>,
+    cluster: Cluster,
     network: Network,
     clients: Clients,
     watches: Watches,
@@ -166,6 +168,8 @@ enum What {
     Asked {
         errand: u64,
     },
+    /// It has heard a while ago that it was removed.
+    Leave,
     /// A pause is over.
     Resume,
     /// A cut of the power that was to come inside of a disk operation comes now, if none has met it.
@@ -245,7 +249,7 @@ impl World {
         };
         let (choices, dice) = (choices(), ElectionDice::new(choices()));
         let machine = |id| (id, Machine::new(id, &knobs, &dice));
-        let machines = (1..=knobs.members).map(machine).collect();
+        let machines = (1..=knobs.machines()).map(machine).collect();
         let (mutation, expect, head, lines) = match scenario {
             Some(s) => (s.mutation.or(options.mutation), s.expect, s.head, s.events),
             None => (options.mutation, Expect::Pass, Vec::new(), Vec::new()),
@@ -271,12 +275,13 @@ impl World {
             choices,
             dice,
             machines,
+            cluster: Cluster::new(knobs.members),
             network: Network::new(),
             clients: Clients::new(&knobs, seed),
             watches: Watches::default(),
             errands: Errands::default(),
             made: 1,
-            weather: Weather::new(seed, Budget::new(knobs.members)),
+            weather: Weather::new(seed),
             phase: Phase::Safety,
             checkers,
             verdict: None,
@@ -391,7 +396,7 @@ impl World {
     // The loop.
 
     fn begin(&mut self, lines: Vec<scenario::Event>) {
-        for id in self.ids() {
+        for id in 1..=self.knobs.members {
             self.after(0, id, 0, What::Start);
         }
         let core_us = self.knobs.safety_ms * 1_000;
@@ -467,7 +472,9 @@ impl World {
     }
 
     fn look_at_the_end(&mut self) -> Result<(), Failure> {
-        let end: Vec<_> = self.machines.values().map(|m| (m.member.id(), m.member.status(), m.member.view())).collect();
+        let members = self.members();
+        let end = self.machines.values().filter(|m| members.contains(&m.member.id()));
+        let end: Vec<_> = end.map(|m| (m.member.id(), m.member.status(), m.member.view())).collect();
         for (id, status, view) in end {
             let (Some(status), Some(view)) = (status, view) else {
                 let story = format!("member {id} is down at the end: {}", self.machines[&id].ended_by);

@@ -1,11 +1,11 @@
 //! Weather: faults come and go, and the run's three phases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::{Failure, Phase, What, World};
 use crate::check::Seen;
-use crate::fault::budget::Budget;
+use crate::fault::budget::{Budget, Standing};
 use crate::fault::out::Out;
 use crate::fault::{self, Fault, Sight};
 use crate::knobs::Knobs;
@@ -33,10 +33,10 @@ struct Lasting {
 }
 
 impl Weather {
-    pub fn new(seed: Option<u64>, budget: Budget) -> Weather {
+    pub fn new(seed: Option<u64>) -> Weather {
         Weather {
             random: seed.map(|seed| Random::new(seed, Purpose::Process)),
-            budget,
+            budget: Budget::default(),
             struck: 0,
             lasting: BTreeMap::new(),
             out: BTreeMap::new(),
@@ -99,7 +99,8 @@ impl World {
         let Some(random) = self.weather.random.as_mut().filter(|_| !kinds.is_empty()) else { return Ok(()) };
         let drawn = (0..ATTEMPTS).find_map(|_| (random.pick(&kinds).draw)(random, &sight));
         let Some(fault) = drawn else { return Ok(()) };
-        if let Err(why) = self.weather.budget.admit(&*fault) {
+        let standing = self.standing();
+        if let Err(why) = self.weather.budget.admit(&*fault, standing) {
             // Not in the trace: a record of this run has no such line, and must have the same trace.
             *self.counted.refused.entry(fault.kind()).or_default() += 1;
             self.counted.notes.push(format!("{}: the budget refuses {fault}: {why}", fault::print_time(self.now_us)));
@@ -194,16 +195,23 @@ impl World {
         if self.knobs.fault_every_ms == 0 || self.options.without.contains(fault::out::KIND.name) {
             return Ok(());
         }
-        for out in Out::draw(random, &sight) {
-            self.strike_now(Rc::new(out), true)?;
+        let outs = Out::draw(random, &sight);
+        let (standing, mut away) = (self.standing(), BTreeSet::new());
+        for out in outs {
+            away.extend(out.members());
+            if standing.bears(&away) {
+                self.strike_now(Rc::new(out), true)?;
+            } else {
+                away.retain(|id| !out.members().contains(id));
+            }
         }
         Ok(())
     }
 
     pub(super) fn core_stands(&mut self) -> Result<(), Failure> {
-        let members: Vec<u64> = self.ids().into_iter().filter(|id| !self.weather.is_out(*id)).collect();
+        let members: Vec<u64> = self.members().into_iter().filter(|id| !self.weather.is_out(*id)).collect();
         // A file may leave fewer than chance would.
-        if 2 * members.len() <= self.machines.len() {
+        if !self.has_quorum_of(&members) {
             self.say("too few are left for a majority");
             return Ok(());
         }
@@ -217,6 +225,7 @@ impl World {
         self.say("everyone is well");
         self.phase = Phase::Rest;
         self.readers_hurry();
+        self.retire_removed();
         self.all_over()?;
         if let Some(timeline) = &mut self.timeline {
             timeline.rest_us = Some(self.now_us);
@@ -226,10 +235,15 @@ impl World {
     }
 
     fn sight<'a>(&self, knobs: &'a Knobs) -> Sight<'a> {
-        let members = self.ids();
+        let members: Vec<u64> = self.ids().into_iter().filter(|id| self.takes_part(*id)).collect();
         let up = members.iter().copied().filter(|id| self.is_up(*id)).collect();
         let disks = self.machines.iter().map(|(id, machine)| (*id, machine.member.disk().clone())).collect();
-        Sight { knobs, members, up, leaders: self.leaders(), disks }
+        let Standing { voters, learners, lost, .. } = self.standing();
+        let voters: Vec<u64> = voters.last().into_iter().flatten().copied().collect();
+        let lost = voters.iter().copied().filter(|id| lost.contains(id)).collect();
+        let spares = self.spares();
+        let learners = learners.into_iter().collect();
+        Sight { knobs, members, up, voters, learners, lost, spares, leaders: self.leaders(), disks }
     }
 
     fn wake_all(&mut self) {

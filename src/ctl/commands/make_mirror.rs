@@ -64,6 +64,7 @@ pub fn run(context: &mut Context) -> Result<(), Failure> {
     };
     let destination = String::from_utf8_lossy(destination).into_owned();
     let plan = Plan::read(&context.flags, &destination)?;
+    let from = plan.from.max(0);
     let source = Client::open(context)?;
     let endpoints = destination.split(',').map(|endpoint| endpoint.trim().to_string()).collect();
     let destination = Client::with(&source.settings, endpoints, Log::Iso)?;
@@ -83,7 +84,7 @@ pub fn run(context: &mut Context) -> Result<(), Failure> {
             emit_live(b"\n");
         }
         let next = shown.next.load(Ordering::Relaxed);
-        if next > 0 {
+        if next > from {
             say_error(&format!("mirrored up to revision {}: --rev={next} goes on from there", next - 1));
         }
         end.map(die_of)

@@ -39,6 +39,7 @@ pub static RESTORE_FLAGS: &[Flag] = &[
     flag("skip-hash-check", Kind::Bool, "false", "do not ask for a digest (for a copy of a data directory's file)"),
     flag("bump-revision", Kind::Int, "0", "how far to move the revision ahead"),
     flag("mark-compacted", Kind::Bool, "false", "compact what is below (goes with --bump-revision)"),
+    flag("initial-memory-map-size", Kind::Int, "10737418240", "for etcd's scripts: nothing is mapped here"),
 ];
 
 pub fn save(context: &mut Context) -> Result<(), Failure> {

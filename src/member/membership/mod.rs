@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lockstep_proto::{etcdserverpb as pb, raftpb};
 use serde::{Deserialize, Serialize};
 
+use crate::interop::etcd::CLUSTER_VERSION;
 use crate::member::error::EtcdError;
 use crate::mvcc::read::Error;
 use crate::mvcc::{Bucket, Store};
@@ -96,7 +97,7 @@ impl Membership {
             let id = std::str::from_utf8(&key).ok().and_then(|hex| u64::from_str_radix(hex, 16).ok());
             membership.removed.extend(id);
         }
-        if let Some(version) = store.bucket_get(Bucket::Cluster, CLUSTER_VERSION_KEY)? {
+        if let Some(version) = store.bucket_get(Bucket::Cluster, CLUSTER_VERSION.as_bytes())? {
             membership.version = Some(String::from_utf8_lossy(&version).into_owned());
         }
         Ok(membership)
@@ -193,6 +194,7 @@ impl Membership {
                 if !self.keeps_a_voter(change) {
                     return Err(EtcdError::MemberNotEnoughStarted);
                 }
+                sometimes!(!member.is_started(), "member added");
                 self.save(store, member);
             }
             T::ConfChangeRemoveNode => {
@@ -254,7 +256,7 @@ impl Membership {
     }
 
     pub fn set_version(&mut self, store: &mut Store, version: &str) {
-        store.bucket_put(Bucket::Cluster, CLUSTER_VERSION_KEY, version.as_bytes());
+        store.bucket_put(Bucket::Cluster, CLUSTER_VERSION.as_bytes(), version.as_bytes());
         self.version = Some(version.to_owned());
     }
 
@@ -269,8 +271,6 @@ fn context(change: &raftpb::ConfChange) -> Result<ChangeContext, EtcdError> {
     let context: Option<ChangeContext> = serde_json::from_slice(change.context()).ok();
     context.filter(|context| context.member.id == change.node_id()).ok_or(EtcdError::MemberBadUrls)
 }
-
-const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
 
 fn hex(id: u64) -> String {
     format!("{id:x}")

@@ -102,7 +102,7 @@ impl Changes {
     pub fn applied(&mut self, change: ConfChange, raft: &Raft<Log>) -> Option<ConfChange> {
         if change.get_change_type() == ConfChangeType::RemoveNode {
             self.removed.insert(change.node_id);
-            if change.node_id == raft.id && raft.state == StateRole::Leader {
+            if change.node_id == raft.id && raft.state == StateRole::Leader && !mutation!(LeaderLeavesAtOnce) {
                 sometimes!("leader removed");
                 self.leaving = Some(Leaving { change, index: raft.raft_log.committed, ticks: 0 });
                 return None;

@@ -413,6 +413,9 @@ impl Consensus {
                     && let Some(change) = self.changes.applied(change, &self.node.raft)
                 {
                     self.apply_conf_change(&change);
+                    if mutation!(LeaderLeavesAtOnce) {
+                        wrong::step_down_if_removed(&mut self.node.raft);
+                    }
                 }
             }
             Input::Removed(ids) => self.changes.learn_removed(ids),
@@ -477,6 +480,11 @@ impl Consensus {
             return;
         }
         match inbound.get_msg_type() {
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+                if mutation!(LearnerRefusesToVote) && !self.node.raft.promotable() =>
+            {
+                return;
+            }
             MessageType::MsgPropose if !mutation!(ProposalTwice) && !self.take_stamp(&inbound.context) => {
                 sometimes!("proposal dropped as a repeat");
                 return;

@@ -277,8 +277,13 @@ impl Storage for Log {
         Ok(self.last_index)
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> Result<Snapshot> {
-        let Some(metadata) = self.prepared.as_ref().filter(|prepared| prepared.index >= request_index) else {
+    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
+        // Who was added since is not in it, and would refuse it for ever.
+        let knows = |conf: &ConfState| conf.voters.contains(&to) || conf.learners.contains(&to);
+        let names = |conf: &ConfState| knows(conf) || mutation!(SnapshotWithoutReceiver);
+        let prepared = self.prepared.as_ref().filter(|prepared| prepared.index >= request_index);
+        sometimes!(prepared.is_some_and(|p| !names(p.get_conf_state())), "kept snapshot did not name its receiver");
+        let Some(metadata) = prepared.filter(|prepared| names(prepared.get_conf_state())) else {
             self.wanted.set(true);
             return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         };

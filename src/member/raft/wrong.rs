@@ -46,6 +46,13 @@ pub fn read_index_at_once(raft: &mut Raft<Log>, message: Message) {
     raft.bcast_heartbeat();
 }
 
+/// A leader that is no voter any more says nothing from now on.
+pub fn step_down_if_removed(raft: &mut Raft<Log>) {
+    if raft.state == StateRole::Leader && !raft.promotable() {
+        raft.become_follower(raft.term, 0);
+    }
+}
+
 fn commit(raft: &mut Raft<Log>, index: u64) {
     if index > raft.raft_log.committed && index <= raft.raft_log.last_index() {
         raft.raft_log.commit_to(index);

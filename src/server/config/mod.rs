@@ -223,18 +223,32 @@ fn watch_progress_interval_ms(flags: &FlagSet) -> u64 {
     }
 }
 
+/// With a duration, as Go says it.
+fn what_is_wrong(text: &str) -> &'static str {
+    let number = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let is_number = number.bytes().all(|b| b.is_ascii_digit() || b == b'.') && number.matches('.').count() < 2;
+    if is_number && number.bytes().any(|b| b.is_ascii_digit()) { "missing unit in" } else { "invalid" }
+}
+
 /// Hours without a unit, revisions in the other mode; a duration counts its nanoseconds as revisions there, as in etcd.
+/// An empty mode never compacts, and takes no duration.
 fn auto_compaction(flags: &FlagSet) -> Result<Option<Retention>, String> {
     const HOUR_NS: i64 = 3_600_000_000_000;
     let text = flags.text("auto-compaction-retention");
-    let is_periodic = flags.text("auto-compaction-mode") == "periodic";
+    let mode = flags.text("auto-compaction-mode");
+    let is_periodic = mode == "periodic";
     let amount = match text.parse::<i64>() {
         Ok(number) if number >= 0 && is_periodic => number.saturating_mul(HOUR_NS),
+        Ok(number) if number >= 0 && mode.is_empty() => 0,
         Ok(number) if number >= 0 => number,
         _ if text.is_empty() => 0,
-        _ => value::parse_duration_ns(text)
-            .map_err(|_| format!("error parsing CompactionRetention: time: invalid duration {text:?}"))?,
+        _ => value::parse_duration_ns(text).map_err(|_| {
+            format!("error parsing CompactionRetention: time: {} duration {text:?}", what_is_wrong(text))
+        })?,
     };
+    if mode.is_empty() && amount != 0 {
+        return Err("unsupported compaction mode ".to_owned());
+    }
     Ok(match u64::try_from(amount) {
         Ok(0) | Err(_) => None,
         Ok(ns) if is_periodic => Some(Retention::Periodic(Duration::from_nanos(ns))),

@@ -71,7 +71,7 @@ pub fn check(flags: &FlagSet, config: &Config) -> Result<(), String> {
     }
     backups(flags)?;
     match flags.text("auto-compaction-mode") {
-        "periodic" | "revision" => {}
+        "" | "periodic" | "revision" => {}
         other => return Err(format!("unknown auto-compaction-mode {other:?}")),
     }
     if let Some(url) = config.listen_client_urls.iter().find(|u| u.is_tls()) {
@@ -95,8 +95,9 @@ pub fn check(flags: &FlagSet, config: &Config) -> Result<(), String> {
 /// Backups in the member's own folder would be lost with it, and are in its way.
 pub fn backup_dir(config: &Config) -> Result<(), String> {
     match &config.backups {
-        Some(schedule) if schedule.dir.starts_with(config.member_dir()) => Err(format!(
-            "--backup-dir {} lies within the member's own folder; name one outside of {}, best on another disk",
+        Some(schedule) if schedule.dir.starts_with(&config.data_dir) => Err(format!(
+            "--backup-dir {} lies within the data directory, and would be lost with it; name one outside \
+             of {}, best on another disk",
             schedule.dir.display(),
             config.data_dir.display()
         )),

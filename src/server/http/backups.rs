@@ -33,7 +33,7 @@ async fn answer(State(backups): Asked, request: Request) -> Response {
     // Once it is begun it is finished, whether the client waits or not.
     let work = move || {
         if takes {
-            backups.take().map(|taken| shown(&taken))
+            backups.take_asked().map(|taken| shown(&taken))
         } else {
             backups.list().map(|list| list.iter().map(shown).collect())
         }
@@ -44,6 +44,8 @@ async fn answer(State(backups): Asked, request: Request) -> Response {
             let status = match error {
                 Error::NotLeader(_) => StatusCode::MISDIRECTED_REQUEST,
                 Error::Busy(_) => StatusCode::CONFLICT,
+                Error::TooSoon { .. } => StatusCode::TOO_MANY_REQUESTS,
+                Error::NoRoom { .. } => StatusCode::INSUFFICIENT_STORAGE,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             };
             page(status, json!({ "error": error.to_string() }))

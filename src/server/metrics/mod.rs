@@ -228,7 +228,8 @@ impl Metrics {
             ),
             backup_last_success_s: make.gauge(
                 "lockstep_backup_last_success_timestamp_seconds",
-                "When the newest backup in this member's folder was taken, in Unix time; 0 if there is none.",
+                "When the newest backup in this member's folder was taken, in Unix time; 0 if there is none. Those \
+                 dated ahead of now do not count.",
             ),
             backup_last_bytes: make.gauge("lockstep_backup_last_size_bytes", "The length of that backup."),
             backup_files: make.gauge("lockstep_backup_files", "How many backups of this cluster that folder has."),

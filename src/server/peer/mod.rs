@@ -296,22 +296,17 @@ impl Shared {
         if *self.stopped.borrow() {
             return;
         }
-        let known = match peers.get(&id) {
-            Some(known) if known.has_streams() || !streams => {
-                if streams {
-                    known.set_urls(urls);
-                }
-                return;
+        if let Some(known) = peers.get(&id) {
+            if streams {
+                known.set_urls(urls);
+                known.start_streams(self);
             }
-            known => known.is_some(),
-        };
-        if !streams && !known && peers.values().filter(|peer| !peer.has_streams()).count() >= MAX_REMOTES {
+            return;
+        }
+        if !streams && peers.values().filter(|peer| !peer.has_streams()).count() >= MAX_REMOTES {
             return warn!("remote-peer-id" = %hex(id), "ignored remote peer: too many members are unknown to this one");
         }
-        let peer = Remote::start(self, id, urls, streams);
-        if let Some(replaced) = peers.insert(id, peer) {
-            replaced.stop();
-        }
+        peers.insert(id, Remote::start(self, id, urls, streams));
     }
 
     fn stop(&self) {

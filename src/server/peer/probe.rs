@@ -12,6 +12,7 @@ use tracing::warn;
 use super::client::{RequestError, get};
 use super::remote::Remote;
 use super::{READ_TIMEOUT, Shared};
+use crate::calendar::Civil;
 
 /// Shorter than the read time-out, as in etcd.
 const PROBE_INTERVAL: Duration = Duration::from_secs(4);
@@ -89,10 +90,7 @@ fn apart(a: SystemTime, b: SystemTime) -> Duration {
 /// RFC 3339 in UTC with nanoseconds, as Go writes a time.
 fn format_time(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil_from_days(days as i64);
-    let (hour, minute, second, nanos) = (seconds / 3600, seconds / 60 % 60, seconds % 60, since.subsec_nanos());
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+    format!("{}.{:09}Z", Civil::of_unix(since.as_secs() as i64), since.subsec_nanos())
 }
 
 /// Reads what Go writes: any offset, any number of decimals. Sub-millisecond digits do not matter here.
@@ -109,32 +107,10 @@ fn parse_time(text: &str) -> Option<SystemTime> {
         ("Z", "") => 0,
         (sign, clock) => {
             let (hours, minutes) = clock.split_once(':')?;
-            let minutes = hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?;
+            let minutes = i64::from(hours.parse::<i16>().ok()?) * 60 + i64::from(minutes.parse::<i16>().ok()?);
             if sign == "-" { -minutes } else { minutes }
         }
     };
-    let days = days_from_civil(year, month, day);
-    let seconds = days * 86_400 + hour * 3600 + (minute - offset_minutes) * 60 + second;
+    let seconds = Civil { year, month, day, hour, minute: minute - offset_minutes, second }.unix_s();
     UNIX_EPOCH.checked_add(Duration::from_millis(u64::try_from(seconds).ok()? * 1000 + millis))
-}
-
-/// The proleptic Gregorian calendar, counted in eras of 400 years that begin in March.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = year - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }

@@ -1,7 +1,7 @@
 //! One other member: its URLs, its two queues, its pipeline, and the tasks that keep the connections up.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lockstep_proto::raftpb::{Message, MessageType};
@@ -49,7 +49,7 @@ pub struct PeerReport {
 pub(super) struct Remote {
     id: u64,
     local: String,
-    streams: bool,
+    streams: AtomicBool,
     pub urls: UrlPicker,
     pub status: PeerStatus,
     pub counters: Counters,
@@ -89,7 +89,7 @@ impl Remote {
         let peer = Arc::new(Remote {
             id,
             local: shared.identity.member(),
-            streams,
+            streams: AtomicBool::new(false),
             urls: UrlPicker::default(),
             status: PeerStatus::new(hex(id)),
             counters: Counters::default(),
@@ -106,15 +106,25 @@ impl Remote {
         peer.set_urls(urls);
         let mut tasks = pipeline::start(shared, &peer, queued);
         tasks.push(snapshot::start(shared, &peer, queued_snapshots));
-        if streams {
-            for kind in StreamKind::ALL {
-                tasks.push(shared.runtime.spawn(reader::run(shared.clone(), peer.clone(), kind)).abort_handle());
-            }
-            tasks.push(shared.runtime.spawn(probe::run(shared.clone(), peer.clone())).abort_handle());
-        }
         *peer.tasks.lock() = tasks;
+        if streams {
+            peer.start_streams(shared);
+        }
         info!("local-member-id" = %peer.local, "remote-peer-id" = %peer.hex(), "started remote peer");
         peer
+    }
+
+    /// What was only answered is a peer from now on. Its pipeline goes on: what is under way there, a member's first
+    /// proposal for one, is not cut off.
+    pub fn start_streams(self: &Arc<Remote>, shared: &Arc<Shared>) {
+        if self.streams.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let mut tasks = self.tasks.lock();
+        for kind in StreamKind::ALL {
+            tasks.push(shared.runtime.spawn(reader::run(shared.clone(), self.clone(), kind)).abort_handle());
+        }
+        tasks.push(shared.runtime.spawn(probe::run(shared.clone(), self.clone())).abort_handle());
     }
 
     pub fn id(&self) -> u64 {
@@ -126,7 +136,7 @@ impl Remote {
     }
 
     pub fn has_streams(&self) -> bool {
-        self.streams
+        self.streams.load(Ordering::SeqCst)
     }
 
     pub fn outbox(&self, kind: StreamKind) -> &Outbox {

@@ -2,6 +2,7 @@
 //! and writes again by itself once there is space; and a disk that promises more than it has.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lockstep::proto::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -9,9 +10,9 @@ use lockstep::proto::etcdserverpb::{DefragmentRequest, HashKvRequest, PutRequest
 use tonic::Code;
 
 use super::process::{Member, members};
-use super::volume::{Volume, run};
 use super::{Kv, assert_explained, channel, check_after_restart, put, runtime, wait_up, write_until_it_breaks};
 use crate::util::process::http_get;
+use crate::util::volume::{Volume, run};
 
 /// Two segments of the log and some of the store.
 const MEGABYTES: u64 = 192;
@@ -72,6 +73,35 @@ fn goes_on_by_itself(mount: impl Fn(&mut Member, &std::path::Path) -> Option<Vol
     start_on(&mut member, &volume);
     runtime().block_on(async { all_there(&mut wait_up(&mut member).await, &acknowledged, &member).await });
     member.kill();
+}
+
+/// What is asked for must leave room for what is scheduled, and both for others: 16 MiB.
+#[test]
+fn a_backup_that_is_asked_for_needs_room_for_two() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (megabytes, expected) in [(22, None), (21, Some(" bytes and the next scheduled one: free space there"))] {
+        let mut member = members(&program(), 1, folder.path()).remove(0);
+        let dir = folder.path().join(format!("backups-{megabytes}"));
+        let Some(volume) = Volume::tmpfs(&dir, megabytes) else { return };
+        member.add_flags(&["--backup-dir", &dir.display().to_string(), "--backup-interval=1h"]);
+        start_on(&mut member, &volume);
+        runtime().block_on(async {
+            let mut kv = wait_up(&mut member).await;
+            for key in 0..5 {
+                put(&mut kv, format!("{key}"), vec![b'v'; 512 << 10]).await.expect("a put");
+            }
+        });
+        let endpoint = format!("--endpoints={}", member.endpoint);
+        let mut ctl = Command::new(env!("CARGO_BIN_EXE_lockstepctl"));
+        let done = ctl.args([&*endpoint, "backups", "now"]).output().expect("it runs");
+        let text = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.success(), expected.is_none(), "{megabytes}: {text}");
+        assert!(text.contains(expected.unwrap_or_default()), "{text}");
+        let (_, page) = http_get(&member.endpoint, "/metrics").expect("an answer");
+        assert!(page.contains("lockstep_backup_failures_total 0\n"), "the schedule is to go on");
+        member.kill();
+        std::fs::remove_dir_all(&member.dir).expect("the data directory");
+    }
 }
 
 /// Puts until one is refused, for the reason that there is no space.

@@ -13,4 +13,5 @@ pub mod process;
 pub mod small_disk;
 pub mod start;
 pub mod target;
+pub mod volume;
 pub mod watch;

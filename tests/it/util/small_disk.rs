@@ -213,6 +213,10 @@ impl DiskFile for SmallFile {
         if self.len()? < len { self.set_len(len) } else { Ok(()) }
     }
 
+    fn reserve(&self, _len: u64) -> io::Result<()> {
+        self.state.lock().unwrap().spend()
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
         state.spend()?;

@@ -5,10 +5,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use lockstep::server::disk::free_bytes;
 
 pub struct Volume {
     /// Where the server sees it.
@@ -94,14 +95,7 @@ impl Volume {
     }
 
     fn free_bytes(&self) -> u64 {
-        let root = File::open(&self.seen).expect("the volume");
-        // SAFETY: the struct is plain numbers, and the call writes only to it.
-        let about = unsafe {
-            let mut about: libc::statvfs = std::mem::zeroed();
-            assert_eq!(libc::fstatvfs(root.as_raw_fd(), &mut about), 0, "the space of {}", self.seen.display());
-            about
-        };
-        about.f_bavail * about.f_frsize
+        free_bytes(&self.seen).expect("the volume's space")
     }
 }
 
