@@ -6,8 +6,8 @@
 //! `@M` the last member that was added.
 //!
 //! Commands that go on have a name of capitals: `A> words…` starts one, `A< "text"` writes to it, `A? 3` waits until it
-//! has printed three lines, `A!INT` and `A!TERM` send it a signal, `A.` waits for its end. `pause 300` waits so many
-//! milliseconds.
+//! has printed three lines (a bar is one each time it is drawn), `A!INT` and `A!TERM` send it a signal, `A.` waits for
+//! its end. `pause 300` waits so many milliseconds.
 
 /// A named conversation; each gets a fresh server. One `of etcd 3.5` is of what etcd does otherwise since, or should:
 /// our server is not asked.
