@@ -73,7 +73,8 @@ pub fn restore(context: &mut Context) -> Result<(), Failure> {
         first.get_or_insert((name, sums));
     }
     made.dirs.clear();
-    let text = if count == 1 { "1 member restored\n".to_owned() } else { format!("{count} members restored, all alike\n") };
+    let text =
+        if count == 1 { "1 member restored\n".to_owned() } else { format!("{count} members restored, all alike\n") };
     emit(text.as_bytes());
     Ok(())
 }
