@@ -1,7 +1,7 @@
 //! A snapshot file: opened, judged by its digest, and read in any order.
 
 use std::cell::RefCell;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,8 @@ pub enum Error {
     Database(#[from] bbolt::Error),
     #[error(transparent)]
     Etcd(#[from] etcd::Error),
+    #[error("{} is in use: stop the etcd that runs on it first", path.display())]
+    InUse { path: PathBuf },
     #[error("{}: authentication is enabled; {NO_AUTH}", path.display())]
     Auth { path: PathBuf },
 }
@@ -55,6 +57,11 @@ impl Snapshot {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// See [`lock`].
+    pub fn lock(&self) -> Result<(), Error> {
+        lock(&self.file, &self.path)
     }
 
     /// Of the file, the digest included.
@@ -87,6 +94,15 @@ impl Snapshot {
             false => Ok(etcd),
         }
     }
+}
+
+/// Keeps etcd away from its database as long as the file is open, and notices one that is there.
+pub fn lock(file: &File, path: &Path) -> Result<(), Error> {
+    let path = || path.to_owned();
+    file.try_lock_shared().map_err(|error| match error {
+        TryLockError::WouldBlock => Error::InUse { path: path() },
+        TryLockError::Error(source) => Error::Open { doing: "lock", path: path(), source },
+    })
 }
 
 impl ReadAt for Snapshot {

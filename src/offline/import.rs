@@ -9,9 +9,9 @@
 //!
 //! Nothing of etcd's is written to; its database is locked for as long as it is read.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use bytes::Bytes;
 use lockstep_proto::raftpb::{Entry, EntryType, HardState};
@@ -112,6 +112,7 @@ pub enum Error {
 pub fn import(request: &Request, say: &mut dyn FnMut(Event<'_>)) -> Result<Imported, Error> {
     let (data_dir, wal_dir) = (&*request.data_dir, request.wal_dir.as_deref());
     Unfinished::check(data_dir, wal_dir)?;
+    check_apart(request)?;
     let source = Source::open(request, say)?;
     let unfinished = Unfinished::begin(data_dir, wal_dir)?;
     let disk = unfinished.disk()?;
@@ -148,6 +149,29 @@ pub fn import(request: &Request, say: &mut dyn FnMut(Event<'_>)) -> Result<Impor
     unfinished.finish()?;
     say(Event::Finished(&imported));
     Ok(imported)
+}
+
+/// Refuses to make anything within what is only read.
+fn check_apart(request: &Request) -> Result<(), Error> {
+    let made = [("data-dir", Some(&request.data_dir)), ("wal-dir", request.wal_dir.as_ref())];
+    let read = [Some(&request.from), request.from_wal_dir.as_ref()];
+    for (flag, dir) in made.into_iter().filter_map(|(flag, dir)| Some((flag, dir?))) {
+        for of in read.into_iter().flatten() {
+            if existing(dir).is_some_and(|dir| fs::canonicalize(of).is_ok_and(|of| dir.starts_with(of))) {
+                return Err(Error::Refused(format!(
+                    "{flag} {:?} lies in {:?}, which is etcd's and only read: name a directory outside of it",
+                    dir.display(),
+                    of.display()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What there is already of the way to a directory, without links.
+fn existing(dir: &Path) -> Option<PathBuf> {
+    path::absolute(dir).ok()?.ancestors().find_map(|above| fs::canonicalize(above).ok())
 }
 
 /// A stopped etcd, looked at as a whole.
@@ -349,10 +373,10 @@ impl Replay {
     }
 }
 
-/// Keeps etcd away, and notices one that is there.
+/// The database, which etcd is kept away from.
 fn lock(db: &Path) -> Result<File, Error> {
     let shown = db.display();
-    let lock = match File::open(db) {
+    let file = match File::open(db) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Error::Refused(format!(
@@ -361,13 +385,8 @@ fn lock(db: &Path) -> Result<File, Error> {
         }
         Err(error) => return Err(Error::Refused(format!("open {shown}: {}", reason(&error)))),
     };
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::Refused(format!("{shown} is in use: stop the etcd that runs on it first")))
-        }
-        Err(TryLockError::Error(error)) => Err(Error::Refused(format!("locking {shown}: {}", reason(&error)))),
-    }
+    file::lock(&file, db)?;
+    Ok(file)
 }
 
 fn wal_files(dir: &Path) -> Result<Vec<etcd_wal::File<Snapshot>>, Error> {

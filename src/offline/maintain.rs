@@ -94,8 +94,12 @@ pub fn hash_kv_of_file(path: &Path, revision: i64) -> Result<HashKv, Error> {
     let mut start = [0; 4];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
     if read.is_ok() && &start == b"redb" {
+        if let Some(data_dir) = data_dir_of(path) {
+            return hash_kv_of_dir(&data_dir, revision);
+        }
         return Ok(open_file(path)?.store.view().hash_kv(revision)?);
     }
+    snapshot.lock()?;
     // It needs an index of its keys, which a store of ours has.
     let scratch = Scratch::new()?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&scratch.0).map_err(|e| Error::Refused(e.to_string()))?);
@@ -104,6 +108,13 @@ pub fn hash_kv_of_file(path: &Path, revision: i64) -> Result<HashKv, Error> {
     let hash = store.view().hash_kv(revision)?;
     backend.poison();
     Ok(hash)
+}
+
+/// Where a server looks for this store, and would have it open.
+fn data_dir_of(store: &Path) -> Option<PathBuf> {
+    let store = store.canonicalize().ok()?;
+    let data_dir = store.ancestors().nth(Path::new(boot::STORE_PATH).iter().count())?;
+    store.ends_with(boot::STORE_PATH).then(|| data_dir.to_owned())
 }
 
 /// A folder that goes with it.

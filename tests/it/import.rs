@@ -5,11 +5,12 @@
 #[path = "import/logs.rs"]
 mod logs;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -121,10 +122,19 @@ fn what_cannot_be_taken_over_is_refused() {
         assert!(!made.exists() || fs::read_dir(made).is_ok_and(|names| names.count() == 1), "{expected}");
     };
     refused(&dir, &made, &[], "is in use: stop the etcd");
+    let hash = lockstepctl(&["hashkv".as_ref(), dir.join("member/snap/db").as_os_str()]).expect_err("it runs");
+    assert!(hash.contains("member/snap/db is in use: stop the etcd"), "{hash}");
     let mut ours = Cluster::start(Kind::Lockstepd, 1).expect("ours");
     ours.members[0].terminate();
-    refused(&ours.members[0].data_dir, &made, &[], "holds a log of lockstepd");
+    let founded = &ours.members[0].data_dir;
+    refused(founded, &made, &[], "holds a log of lockstepd");
+    let found = lockstepctl(&["verify".as_ref(), "--data-dir".as_ref(), founded.as_os_str()]).expect("it is sound");
+    assert!(found.contains("revision 1, never compacted, 0 keys"), "{found}");
     refused(&dir.join("member"), &made, &[], "there is no ");
+    let within = dir.join("member/new");
+    refused(&dir, &within, &[], "which is etcd's and only read: name a directory outside of it");
+    refused(&dir, &made, &["--wal-dir", &within.join("wal").display().to_string()], "wal-dir");
+    assert!(!within.exists());
 
     // What only the v2 API shows, in the log's tail and then in the snapshot.
     assert!(put_v2(&etcd.members[0].client_url()).starts_with("HTTP/1.1 201"));
@@ -134,6 +144,8 @@ fn what_cannot_be_taken_over_is_refused() {
     let left = etcd.dir().join("left");
     run(&whole, &left, &["--ignore-v2-keys"]).expect("without them");
     refused(&whole, &left, &["--ignore-v2-keys"], "not empty");
+    let found = lockstepctl(&["verify".as_ref(), "--data-dir".as_ref(), left.as_os_str()]).expect("it is sound");
+    assert!(found.contains("revision 8, compacted up to 5, 201 keys"), "{found}");
 
     let broken = |name: &str, change: &dyn Fn(&Path)| {
         let copy = etcd.dir().join(name);
@@ -254,13 +266,17 @@ fn ids(client: &Client) -> (u64, u64) {
     (header.cluster_id, header.member_id)
 }
 
-/// Runs the import: what it says on standard error.
 fn run(from: &Path, made: &Path, more: &[&str]) -> Result<String, String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lockstepctl"));
-    command.arg("import").arg("--from-etcd").arg(from).arg("--data-dir").arg(made).args(more);
-    let Output { status, stderr, .. } = command.output().expect("the program runs");
-    let said = String::from_utf8_lossy(&stderr).into_owned();
-    if status.success() { Ok(said) } else { Err(said) }
+    let words = ["import".as_ref(), "--from-etcd".as_ref(), from.as_os_str(), "--data-dir".as_ref(), made.as_os_str()];
+    lockstepctl(&words.into_iter().chain(more.iter().map(OsStr::new)).collect::<Vec<_>>())
+}
+
+/// What it says on both outputs.
+fn lockstepctl(words: &[&OsStr]) -> Result<String, String> {
+    let done = Command::new(env!("CARGO_BIN_EXE_lockstepctl")).args(words).output().expect("the program runs");
+    let said = [done.stdout, done.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    if done.status.success() { Ok(said) } else { Err(said) }
 }
 
 /// A copy of a dead member's directory.

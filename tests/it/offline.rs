@@ -28,8 +28,13 @@ fn a_stopped_member_is_looked_at_and_a_running_one_is_not() {
     fill(&client, 2_000);
     let dir = cluster.members[0].data_dir.clone();
     let dir = dir.to_str().expect("a plain name");
-    for words in [&["hashkv"][..], &["verify"], &["log", "dump"], &["defrag"]] {
-        let error = run("lockstepctl", &[words, &["--data-dir", dir]].concat()).expect_err("it runs");
+    let db = Path::new(dir).join("member/snap/db");
+    let file = db.to_str().expect("a plain name");
+    for words in [&["hashkv", file][..], &["hashkv", "--data-dir", dir], &["verify", "--data-dir", dir]]
+        .into_iter()
+        .chain([&["log", "dump", "--data-dir", dir][..], &["defrag", "--data-dir", dir]])
+    {
+        let error = run("lockstepctl", words).expect_err("it runs");
         assert!(error.contains("is in use by a running server (pid "), "{words:?}: {error}");
     }
     let before = State::of(&client);
@@ -58,9 +63,8 @@ fn a_stopped_member_is_looked_at_and_a_running_one_is_not() {
     run("lockstepctl", &["log", "dump", "--data-dir", dir]).expect("a log");
     assert!(self::files(Path::new(dir)) == files, "what only looks has changed something");
 
-    let db = Path::new(dir).join("member/snap/db");
     let bytes = || fs::metadata(&db).expect("a store").len();
-    let file = run("lockstepctl", &["hashkv", db.to_str().expect("a plain name")]).expect("a store's file");
+    let file = run("lockstepctl", &["hashkv", file]).expect("a store's file");
     assert_eq!(file, run("lockstepctl", &["hashkv", "--data-dir", dir]).expect("a hash"));
     let long = bytes();
     run("lockstepctl", &["defrag", "--data-dir", dir]).expect("a defragmentation");

@@ -1,5 +1,6 @@
 //! `import`: a stopped etcd's data directory becomes one of ours, of the same member of the same cluster.
 
+use super::offline::compaction;
 use super::snapshot::{failed, path_of};
 use crate::ctl::flags::{Flag, Kind, flag};
 use crate::ctl::progress::Flow;
@@ -47,12 +48,11 @@ pub fn run(context: &mut Context) -> Result<(), Failure> {
     })
     .map_err(failed)?;
     let text = format!(
-        "Imported member {:x} of cluster {:x}\nrevision {}, compacted up to {}, hash {}\nentry {} applied, {} more in \
-         the log\n",
+        "Imported member {:x} of cluster {:x}\nrevision {}, {}, hash {}\nentry {} applied, {} more in the log\n",
         made.member_id,
         made.cluster_id,
         made.revision,
-        made.compact_revision,
+        compaction(made.compact_revision),
         made.hash,
         made.committed,
         made.last - made.committed

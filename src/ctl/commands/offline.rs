@@ -45,12 +45,12 @@ pub fn verify(context: &mut Context) -> Result<(), Failure> {
         say_error(&format!("{torn}: the next start cuts that off"));
     }
     let text = format!(
-        "member {:x} of cluster {:x}\nstore: revision {}, compacted up to {}, {} keys, entry {} applied; every page is \
-         sound\nlog: entries {} to {}, committed up to {} at least; every record is sound\n",
+        "member {:x} of cluster {:x}\nstore: revision {}, {}, {} keys, entry {} applied; every page is sound\nlog: \
+         entries {} to {}, committed up to {} at least; every record is sound\n",
         found.member_id,
         found.cluster_id,
         found.revision,
-        found.compact_revision,
+        compaction(found.compact_revision),
         found.keys,
         found.consistent_index,
         found.first_index,
@@ -59,6 +59,14 @@ pub fn verify(context: &mut Context) -> Result<(), Failure> {
     );
     emit(text.as_bytes());
     Ok(())
+}
+
+/// What was compacted, in words: a store says -1 before its first compaction.
+pub fn compaction(revision: i64) -> String {
+    match revision {
+        ..=0 => "never compacted".to_owned(),
+        revision => format!("compacted up to {revision}"),
+    }
 }
 
 /// `defrag --data-dir`.
