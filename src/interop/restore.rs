@@ -1,13 +1,13 @@
 //! What a new cluster keeps of a snapshot: keys, leases, users, alarms; nothing of the cluster it was taken from.
 //!
-//! Members, the cluster's version and how far the log had come belong to the old cluster; the new one founds itself
-//! from its own log, and its store begins before the first entry. The revision may be moved ahead, so that whoever
-//! watched the old cluster beyond the snapshot never sees a revision twice; everything below is then compacted.
+//! Members, the cluster's version and how far the log had come belong to the old cluster; the new one has its own
+//! members, and a log that begins where it says. The revision may be moved ahead, so that whoever watched the old
+//! cluster beyond the snapshot never sees a revision twice; everything below is then compacted.
 
 use bytes::Bytes;
 
 use super::etcd::REVISIONS;
-use super::store::{Keep, Loaded};
+use super::store::{Keep, Loaded, member_entry, progress};
 use crate::mvcc::read::Revision;
 use crate::mvcc::{Bucket, parse_row_key, row_key};
 
@@ -15,16 +15,20 @@ const SCHEDULED: &[u8] = b"scheduledCompactRev";
 const FINISHED: &[u8] = b"finishedCompactRev";
 
 /// See the head of this file. For [`load`](super::store::load).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct NewCluster {
     /// How far the revision moves ahead.
-    pub bump_revision: i64,
+    bump_revision: i64,
+    /// Index and term that its log begins behind.
+    begins: (u64, u64),
+    /// Ids, and what a store says of them.
+    members: Vec<(u64, Bytes)>,
     compacted: i64,
 }
 
 impl NewCluster {
-    pub fn new(bump_revision: i64) -> NewCluster {
-        NewCluster { bump_revision, compacted: 0 }
+    pub fn new(bump_revision: i64, begins: (u64, u64), members: Vec<(u64, Bytes)>) -> NewCluster {
+        NewCluster { bump_revision, begins, members, compacted: 0 }
     }
 
     /// The revision that what was loaded stands at, and the one that it is moved to.
@@ -52,11 +56,13 @@ impl Keep for NewCluster {
 
     /// A compaction that is scheduled beyond the newest row moves the revision there when the store is opened.
     fn besides(&mut self, loaded: &Loaded) -> Vec<(Bucket, Bytes, Bytes)> {
-        if self.bump_revision == 0 {
-            return Vec::new();
+        let mut entries = Vec::from(progress(self.begins));
+        entries.extend(self.members.iter().map(|(id, json)| member_entry(*id, json.clone())));
+        if self.bump_revision > 0 {
+            let main = self.revisions(loaded).1;
+            let place = row_key(Revision { main, sub: 0 });
+            entries.push((Bucket::Meta, Bytes::from_static(SCHEDULED), Bytes::copy_from_slice(&place)));
         }
-        let main = self.revisions(loaded).1;
-        let place = row_key(Revision { main, sub: 0 });
-        vec![(Bucket::Meta, Bytes::from_static(SCHEDULED), Bytes::copy_from_slice(&place))]
+        entries
     }
 }

@@ -14,7 +14,7 @@ use super::bbolt::{self, Db, Layout, PAGE_BYTES, Plan, Writer};
 use super::etcd::{self, CLUSTER_VERSION, Etcd, KEY, key_of};
 use super::snapshot::Sealed;
 use crate::mvcc::read::{Error as StoreError, Read, Revision};
-use crate::mvcc::{Bucket, Loader, Survivors, View, is_tombstone};
+use crate::mvcc::{Bucket, Loader, META_CONSISTENT_INDEX, META_TERM, Survivors, View, is_tombstone};
 use crate::ports::disk::Disk;
 
 /// Rows that go into the store together.
@@ -139,6 +139,17 @@ pub trait Keep {
     fn besides(&mut self, _: &Loaded) -> Vec<(Bucket, Bytes, Bytes)> {
         Vec::new()
     }
+}
+
+/// How far a store has come in a log: index and term.
+pub fn progress((index, term): (u64, u64)) -> [(Bucket, Bytes, Bytes); 2] {
+    [(META_CONSISTENT_INDEX, index), (META_TERM, term)]
+        .map(|(key, number)| (Bucket::Meta, Bytes::from_static(key), Bytes::copy_from_slice(&number.to_be_bytes())))
+}
+
+/// A member of the cluster.
+pub fn member_entry(id: u64, json: Bytes) -> (Bucket, Bytes, Bytes) {
+    (Bucket::Members, Bytes::from(format!("{id:x}")), json)
 }
 
 /// Everything is kept.

@@ -18,7 +18,7 @@ use super::snapshot;
 use crate::mvcc::{self, Backend, Store};
 use crate::ports::dice::Dice;
 use crate::ports::disk::Disk;
-use crate::wal::{self, Wal};
+use crate::wal::{self, SnapshotMark, Wal};
 
 /// Where things lie below the disk's root.
 pub const SNAP_DIR: &str = "member/snap";
@@ -26,8 +26,6 @@ pub const STORE_PATH: &str = "member/snap/db";
 pub const WAL_DIR: &str = "member/wal";
 /// What `member` is called while a restore builds it.
 pub const RESTORING_DIR: &str = "member.restoring";
-/// Is there where the store began with what was restored: the log does not make that again.
-pub const RESTORED_FILE: &str = "member/restored";
 
 /// How to boot. Ids and members count only until the member is founded ([`Error::Unfounded`] asks for them); later the
 /// disk knows better.
@@ -92,12 +90,6 @@ pub enum Error {
     )]
     LogMissing(String),
     #[error(
-        "there is no {STORE_PATH}, and the write-ahead log does not hold what was restored into it ({RESTORED_FILE} is \
-         there): the store was lost; restore the member from a backup, or remove it from the cluster and add it again \
-         with an empty data directory"
-    )]
-    RestoredStoreMissing,
-    #[error(
         "the write-ahead log ends at entry {last}, but the store holds what entry {applied} did: the log was \
          truncated or belongs to another member; restore the member from a backup, or remove it from the cluster \
          and add it again"
@@ -144,9 +136,6 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
     disk.create_dir_all(SNAP_DIR)?;
     let is_new = !Wal::exists(&*wal_disk, &config.wal_dir)?;
     finish_install(&*disk, &wal_disk, config, is_new)?;
-    if disk.exists(RESTORED_FILE)? && !disk.exists(STORE_PATH)? {
-        return Err(Error::RestoredStoreMissing);
-    }
     let (store, mut backend) = Store::open(disk, STORE_PATH, config.store)?;
     let applied = store.durable_index();
     if is_new {
@@ -185,23 +174,15 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
 
     let last = wal.last_index();
     sometimes!(last > applied && epoch > 1, "boot found entries that the store had not yet");
-    if last < applied {
-        return Err(Error::LogTooShort { last, applied });
-    }
-    let first = wal.first_index();
-    let mark = log.snapshot;
-    let is_behind_snapshot = mark.index > 0 && first == mark.index + 1;
-    let needed = if is_behind_snapshot { mark.index } else { first };
-    if needed > applied.max(1) {
-        return Err(Error::LogTooLate { before: first - 1, applied });
-    }
+    let (first, mark) = (wal.first_index(), log.snapshot);
+    let oldest = reaches(first, last, mark, applied)?;
     backend.keep()?;
-    let truncated = match first {
-        _ if is_behind_snapshot => (mark.index, mark.term),
-        1 => (0, 0),
-        // The oldest entry stands for all before it: its own term is known, theirs are not.
-        first => (first, wal.term(first)?),
+    let term = match oldest {
+        0 => 0,
+        _ if oldest == mark.index => mark.term,
+        _ => wal.term(oldest)?,
     };
+    let truncated = (oldest, term);
     let applier = Applier::new(store)?;
     let membership = applier.membership();
     if membership.is_removed(log.metadata.member_id) {
@@ -247,19 +228,29 @@ pub fn boot(disk: Arc<dyn Disk>, wal_disk: Arc<dyn Disk>, config: &Config) -> Re
     })
 }
 
-/// Makes the log of a member whose store was put there by a restore: it holds the founding of the cluster and nothing
-/// else, so the member boots as any founder does that crashed right after.
-pub fn found_log(
-    wal_disk: &Arc<dyn Disk>,
-    wal_dir: &str,
-    options: wal::Options,
-    metadata: wal::Metadata,
-    founders: &[Member],
-) -> Result<(), Error> {
-    wal_disk.create_dir_all(wal_dir)?;
-    drop(Wal::create(wal_disk.clone(), wal_dir, metadata, options)?);
-    let (mut wal, _) = Wal::open(wal_disk.clone(), wal_dir, options, 1)?;
-    Ok(found(&mut wal, founders)?)
+/// Whether a log with these entries, behind a snapshot's mark or without one, and a store with what was applied make a
+/// member. Returns the oldest entry that consensus can answer for: it stands for all before it, whose terms are not
+/// known.
+pub fn reaches(first: u64, last: u64, mark: SnapshotMark, applied: u64) -> Result<u64, Error> {
+    if last < applied {
+        return Err(Error::LogTooShort { last, applied });
+    }
+    let oldest = match first {
+        _ if first == mark.index + 1 => mark.index,
+        first => first,
+    };
+    match oldest > applied {
+        true => Err(Error::LogTooLate { before: first - 1, applied }),
+        false => Ok(oldest),
+    }
+}
+
+/// Where a cluster of so many founders begins that was restored: index and term of what its members' stores hold.
+///
+/// It is beyond the founding, which every founder writes that begins with nothing. What was restored is in nobody's
+/// log, so a log that begins with the founding must not pass for one that has it: its member is sent a snapshot.
+pub fn restored_at(founders: usize) -> SnapshotMark {
+    SnapshotMark { index: founders as u64 + 1, term: 1 }
 }
 
 /// A crash may have come between the log's word that a snapshot is here, and the store of it taking its place. Whatever

@@ -30,7 +30,7 @@ mod store;
 mod txn;
 mod view;
 
-pub use backend::{Backend, Batch, Committed, FORMAT, OpenError};
+pub use backend::{Backend, Batch, Committed, FORMAT, META_CONSISTENT_INDEX, META_TERM, OpenError};
 pub use blocks::Poison;
 pub use bulk::Loader;
 pub use compact::CompactProgress;

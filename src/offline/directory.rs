@@ -9,16 +9,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lockstep_proto::raftpb::HardState;
+
 use super::file::reason;
 use crate::member::boot;
-use crate::ports::disk::{Disk, Open};
+use crate::ports::disk::Disk;
 use crate::server::disk::RealDisk;
+use crate::wal::{self, Metadata, SnapshotMark, Wal};
 
 pub const MEMBER: &str = "member";
 /// The store, below [`Unfinished::disk`]'s root.
 pub const STORE: &str = "snap/db";
-/// As [`boot::RESTORED_FILE`].
-pub const RESTORED: &str = "restored";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -26,6 +27,8 @@ pub enum Error {
     Refused(String),
     #[error("{doing} {}: {}", path.display(), reason(source))]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("making the write-ahead log: {0}")]
+    Log(#[from] wal::Error),
 }
 
 /// See the head of this file.
@@ -62,14 +65,17 @@ impl<'a> Unfinished<'a> {
         real_disk(&self.root())
     }
 
-    /// Makes an empty file, which is there to be found.
-    pub fn name(&self, name: &str) -> Result<(), Error> {
-        let made = self.disk()?.open(name, Open::CreateNew).and_then(|file| file.sync_data());
-        made.map_err(|source| Error::Io { doing: "making", path: self.root().join(name), source })
+    /// Makes a log that goes on behind what the store holds.
+    pub fn log_behind(&self, mark: SnapshotMark, metadata: Metadata, state: HardState) -> Result<Wal, Error> {
+        let (disk, dir) = self.wal()?;
+        let mut wal = Wal::create(disk, &dir, metadata, wal::Options::default())?;
+        wal.append_snapshot(mark)?;
+        wal.append(Some(&HardState { commit: Some(mark.index), ..state }), &[])?;
+        Ok(wal)
     }
 
     /// Where the log is to be made.
-    pub fn wal(&self) -> Result<(Arc<dyn Disk>, String), Error> {
+    fn wal(&self) -> Result<(Arc<dyn Disk>, String), Error> {
         let Some(dir) = self.wal_dir else { return Ok((self.disk()?, "wal".to_owned())) };
         let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = unfinished(dir).file_name().map(|name| name.to_string_lossy().into_owned());

@@ -20,19 +20,17 @@ use super::directory::{self, MEMBER, STORE, Unfinished};
 use super::file::{self, NO_AUTH, Snapshot, Watched, reason};
 use crate::interop::etcd::{self, CLUSTER_VERSION};
 use crate::interop::raft_snapshot::{self, RaftSnapshot, V2Store};
-use crate::interop::store::{self, Keep, Loaded};
+use crate::interop::store::{self, Keep, Loaded, member_entry, progress};
 use crate::interop::wal::request::Meaning;
 use crate::interop::wal::{self as etcd_wal, Log};
 use crate::member::apply::{Applier, Effect, Input};
 use crate::mvcc::read::Error as StoreError;
 use crate::mvcc::{self, Backend, Bucket, Store};
-use crate::wal::{self, SnapshotMark, Wal};
+use crate::wal::{self, SnapshotMark};
 
 /// Entries, and bytes of them, that are in memory together.
 const CHUNK_ENTRIES: usize = 1_000;
 const CHUNK_BYTES: usize = 4 << 20;
-const CONSISTENT_INDEX: &[u8] = b"consistent_index";
-const TERM: &[u8] = b"term";
 const STORAGE_VERSION: &[u8] = b"storageVersion";
 
 /// What to take over, and where to.
@@ -295,14 +293,10 @@ impl Source {
 
     /// The log goes on behind what the store holds, with what may still be committed.
     fn write_log(&self, unfinished: &Unfinished<'_>) -> Result<(), Error> {
-        let (disk, dir) = unfinished.wal()?;
         let etcd_wal::Metadata { member_id, cluster_id } = self.log.metadata();
         let metadata = wal::Metadata { member_id, cluster_id };
-        let mut wal = Wal::create(disk, &dir, metadata, wal::Options::default())?;
         let (index, term) = self.committed;
-        wal.append_snapshot(SnapshotMark { index, term })?;
-        let state = HardState { commit: Some(index), ..self.hard_state };
-        wal.append(Some(&state), &[])?;
+        let mut wal = unfinished.log_behind(SnapshotMark { index, term }, metadata, self.hard_state)?;
         self.each(index + 1..=self.log.last_index(), |entries| Ok(wal.append(None, &entries)?))?;
         Ok(wal.sync()?)
     }
@@ -322,21 +316,18 @@ impl Keep for Kept<'_> {
         let is_kept = match bucket {
             Bucket::Members | Bucket::MembersRemoved => self.members.is_none(),
             Bucket::Cluster => self.members.is_none() || key != CLUSTER_VERSION.as_bytes(),
-            Bucket::Meta => ![CONSISTENT_INDEX, TERM, STORAGE_VERSION].contains(&key),
+            // `besides` has how far it came.
+            Bucket::Meta => key != STORAGE_VERSION,
             _ => true,
         };
         Ok(is_kept.then_some(value))
     }
 
     fn besides(&mut self, _: &Loaded) -> Vec<(Bucket, Bytes, Bytes)> {
-        let number = |n: u64| Bytes::copy_from_slice(&n.to_be_bytes());
-        let id = |id: u64| Bytes::from(format!("{id:x}"));
-        let mut entries = vec![
-            (Bucket::Meta, Bytes::from_static(CONSISTENT_INDEX), number(self.start.0)),
-            (Bucket::Meta, Bytes::from_static(TERM), number(self.start.1)),
-        ];
+        let mut entries = Vec::from(progress(self.start));
         if let Some(known) = self.members {
-            entries.extend(known.members.iter().map(|m| (Bucket::Members, id(m.id), m.json.clone())));
+            entries.extend(known.members.iter().map(|m| member_entry(m.id, m.json.clone())));
+            let id = |id: u64| Bytes::from(format!("{id:x}"));
             let removed = Bytes::from_static(b"removed");
             entries.extend(known.removed.iter().map(|gone| (Bucket::MembersRemoved, id(*gone), removed.clone())));
             let version = known.cluster_version.clone().map(Bytes::from);

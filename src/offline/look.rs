@@ -87,7 +87,6 @@ impl Stopped {
             Ok((_, log)) if log.first_index > 1 => {
                 boot::Error::LogTooLate { before: log.first_index - 1, applied: 0 }.into()
             }
-            Ok(_) if self.disk.exists(boot::RESTORED_FILE).unwrap_or(false) => boot::Error::RestoredStoreMissing.into(),
             Ok(_) => Error::Refused(format!(
                 "the store {path} is missing, and the log is there from its first entry on: a member that is started \
                  makes the store anew from it"
@@ -104,15 +103,7 @@ impl Stopped {
 
     /// Whether log and store belong together, as a boot asks.
     pub fn check(&self, store: &Store, log: &Recovered) -> Result<(), Error> {
-        let (applied, mark) = (store.consistent_index(), log.snapshot.index);
-        if log.last_index < applied {
-            return Err(boot::Error::LogTooShort { last: log.last_index, applied }.into());
-        }
-        let is_behind_snapshot = mark > 0 && log.first_index == mark + 1;
-        let needed = if is_behind_snapshot { mark } else { log.first_index };
-        if needed > applied.max(1) {
-            return Err(boot::Error::LogTooLate { before: log.first_index - 1, applied }.into());
-        }
+        boot::reaches(log.first_index, log.last_index, log.snapshot, store.consistent_index())?;
         Ok(())
     }
 }

@@ -1,16 +1,18 @@
 //! A snapshot becomes a member's data directory.
 //!
-//! The file is judged by its digest, and the log is founded, on threads of their own beside the loading of the
-//! store; nothing gets its name before all of them are done.
+//! The file is judged by its digest on a thread of its own beside the loading of the store; nothing gets its name
+//! before both are done.
 //!
-//! The store begins before the first entry of a log that founds the cluster, as etcd's does: every member that is
-//! restored from the same file with the same words is a founder of the same cluster.
+//! Every member that is restored from the same file with the same words is a founder of the same cluster. Its log
+//! begins behind the store, as after a snapshot that a leader sent: see [`boot::restored_at`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use super::directory::{self, MEMBER, RESTORED, STORE, Unfinished, real_disk};
+use lockstep_proto::raftpb::HardState;
+
+use super::directory::{self, MEMBER, STORE, Unfinished, real_disk};
 use super::file::{self, Snapshot, Watched};
 use crate::interop::restore::NewCluster;
 use crate::interop::store;
@@ -82,8 +84,8 @@ pub enum Error {
     Snapshot(#[from] file::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
-    #[error("founding the log: {0}")]
-    Log(#[from] boot::Error),
+    #[error("making the write-ahead log: {0}")]
+    Log(#[from] wal::Error),
 }
 
 /// See the head of this file.
@@ -120,11 +122,12 @@ fn build(
     founders: &[Member],
     say: &mut dyn FnMut(Event<'_>),
 ) -> Result<(), Error> {
-    let mut keep = NewCluster::new(request.bump_revision);
-    let (wal_disk, wal_dir) = unfinished.wal()?;
-    let found = || boot::found_log(&wal_disk, &wal_dir, wal::Options::default(), metadata, founders);
-    let loaded = load(snapshot, request.skip_hash_check, &unfinished.disk()?, &mut keep, found, say)?;
-    unfinished.name(RESTORED)?;
+    let begins = boot::restored_at(founders.len());
+    let members = founders.iter().map(|member| (member.id, member.to_json().into())).collect();
+    let mut keep = NewCluster::new(request.bump_revision, (begins.index, begins.term), members);
+    let loaded = load(snapshot, request.skip_hash_check, &unfinished.disk()?, &mut keep, say)?;
+    let state = HardState { term: Some(begins.term), vote: Some(0), commit: None };
+    unfinished.log_behind(begins, metadata, state)?.sync()?;
     let (latest, revision) = keep.revisions(&loaded);
     if request.bump_revision > 0 {
         say(Event::Bumped { from: latest, by: request.bump_revision });
@@ -136,29 +139,25 @@ fn build(
     Ok(())
 }
 
-/// Loads the store, and does beside it what need not wait for it.
+/// Loads the store, and judges the file beside that.
 fn load(
     snapshot: &Snapshot,
     skip_hash_check: bool,
     disk: &Arc<dyn Disk>,
     keep: &mut NewCluster,
-    found_log: impl FnOnce() -> Result<(), boot::Error> + Send,
     say: &mut dyn FnMut(Event<'_>),
 ) -> Result<store::Loaded, Error> {
     let of = snapshot.database_bytes();
     let mut told = |bytes| say(Event::Loading { bytes, of });
     let database = Watched::new(snapshot, &mut told);
-    let (verified, loaded, founded) = thread::scope(|scope| {
+    let (verified, loaded) = thread::scope(|scope| {
         let verifying = scope.spawn(|| snapshot.verify(skip_hash_check));
-        let founding = scope.spawn(found_log);
         let unguarded = snapshot.unguarded().map_err(Error::from);
         let loaded = unguarded.and_then(|_| Ok(store::load(disk, STORE, database, of, keep)?));
-        let joined = "neither digesting nor founding panics";
-        (verifying.join().expect(joined), loaded, founding.join().expect(joined))
+        (verifying.join().expect("digesting does not panic"), loaded)
     });
     // A file that is not what was saved is told as that, whatever else was wrong with it.
     verified?;
-    founded?;
     loaded
 }
 

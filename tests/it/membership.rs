@@ -172,7 +172,7 @@ fn leader(cluster: &Cluster, i: usize) -> u64 {
 }
 
 /// Adds a member and starts it; returns its place.
-fn add(cluster: &mut Cluster, at: usize, of: &[usize], is_learner: bool) -> usize {
+pub fn add(cluster: &mut Cluster, at: usize, of: &[usize], is_learner: bool) -> usize {
     let i =
         cluster.newcomer(of, &["--heartbeat-interval=100", "--election-timeout=1000", "--strict-reconfig-check=false"]);
     let peer_ur_ls = vec![cluster.members[i].peer_url()];

@@ -68,6 +68,11 @@ fn loaded(file: &Bytes, keep: &mut impl Keep) -> Result<(Store, (Backend, tempfi
     Ok((store, (backend, dir)))
 }
 
+fn new_cluster(bump_revision: i64) -> NewCluster {
+    let members = [10, 11].map(|id| (id, Bytes::from(format!("{{\"id\":{id},\"name\":\"m{id}\"}}"))));
+    NewCluster::new(bump_revision, (3, 1), members.to_vec())
+}
+
 #[test]
 fn a_peer_keeps_everything_and_a_new_cluster_the_data() {
     let file = database(&[]);
@@ -78,11 +83,11 @@ fn a_peer_keeps_everything_and_a_new_cluster_the_data() {
     let hash = store.view().hash_kv(0).expect("a hash").hash;
 
     for (bump, revision, compacted) in [(0, 6, 4), (100, 106, 106)] {
-        let (store, _dir) = loaded(&file, &mut NewCluster::new(bump)).expect("a store");
+        let (store, _dir) = loaded(&file, &mut new_cluster(bump)).expect("a store");
         let found = (store.revision(), store.compact_revision(), store.consistent_index());
-        assert_eq!(found, (revision, compacted, 0), "moved by {bump}");
+        assert_eq!(found, (revision, compacted, 3), "moved by {bump}");
         let sizes = [Bucket::Members, Bucket::Cluster, Bucket::Lease].map(|bucket| size(&store, bucket));
-        assert_eq!(sizes, [0, 0, 1]);
+        assert_eq!(sizes, [2, 0, 1]);
         assert!(bump > 0 || store.view().hash_kv(0).expect("a hash").hash == hash);
         assert_eq!(store.view().range(b"a", b"c", Default::default()).expect("keys").count, 2);
     }
@@ -122,7 +127,7 @@ fn rows_that_lie_are_refused() {
     ];
     for (bucket, changed, expected) in cases {
         let file = database(&[(*bucket, changed.clone())]);
-        for error in [loaded(&file, &mut Everything).err(), loaded(&file, &mut NewCluster::new(0)).err()] {
+        for error in [loaded(&file, &mut Everything).err(), loaded(&file, &mut new_cluster(0)).err()] {
             let error = error.unwrap_or_else(|| panic!("{expected}: it was taken"));
             assert!(error.contains(expected) && error.contains(&format!("bucket {bucket}")), "{expected}: {error}");
         }
