@@ -1,7 +1,7 @@
 //! A snapshot becomes a member's data directory.
 //!
-//! The file is judged by its digest on a thread of its own beside the loading of the store; nothing gets its name
-//! before both are done.
+//! The file is judged by its digest, and the log is made, on threads of their own beside the loading of the store;
+//! nothing gets its name before all of them are done.
 //!
 //! Every member that is restored from the same file with the same words is a founder of the same cluster. Its log
 //! begins behind the store, as after a snapshot that a leader sent: see [`boot::restored_at`].
@@ -125,9 +125,9 @@ fn build(
     let begins = boot::restored_at(founders.len());
     let members = founders.iter().map(|member| (member.id, member.to_json().into())).collect();
     let mut keep = NewCluster::new(request.bump_revision, (begins.index, begins.term), members);
-    let loaded = load(snapshot, request.skip_hash_check, &unfinished.disk()?, &mut keep, say)?;
     let state = HardState { term: Some(begins.term), vote: Some(0), commit: None };
-    unfinished.log_behind(begins, metadata, state)?.sync()?;
+    let make_log = || -> Result<(), Error> { Ok(unfinished.log_behind(begins, metadata, state)?.sync()?) };
+    let loaded = load(snapshot, request.skip_hash_check, &unfinished.disk()?, &mut keep, make_log, say)?;
     let (latest, revision) = keep.revisions(&loaded);
     if request.bump_revision > 0 {
         say(Event::Bumped { from: latest, by: request.bump_revision });
@@ -139,25 +139,29 @@ fn build(
     Ok(())
 }
 
-/// Loads the store, and judges the file beside that.
+/// Loads the store, and does beside it what need not wait for it.
 fn load(
     snapshot: &Snapshot,
     skip_hash_check: bool,
     disk: &Arc<dyn Disk>,
     keep: &mut NewCluster,
+    make_log: impl FnOnce() -> Result<(), Error> + Send,
     say: &mut dyn FnMut(Event<'_>),
 ) -> Result<store::Loaded, Error> {
     let of = snapshot.database_bytes();
     let mut told = |bytes| say(Event::Loading { bytes, of });
     let database = Watched::new(snapshot, &mut told);
-    let (verified, loaded) = thread::scope(|scope| {
+    let (verified, loaded, logged) = thread::scope(|scope| {
         let verifying = scope.spawn(|| snapshot.verify(skip_hash_check));
+        let logging = scope.spawn(make_log);
         let unguarded = snapshot.unguarded().map_err(Error::from);
         let loaded = unguarded.and_then(|_| Ok(store::load(disk, STORE, database, of, keep)?));
-        (verifying.join().expect("digesting does not panic"), loaded)
+        let joined = "neither digesting nor making a log panics";
+        (verifying.join().expect(joined), loaded, logging.join().expect(joined))
     });
     // A file that is not what was saved is told as that, whatever else was wrong with it.
     verified?;
+    logged?;
     loaded
 }
 
